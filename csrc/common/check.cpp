@@ -1,0 +1,146 @@
+#include "common/check.h"
+
+namespace tokenburst {
+namespace {
+
+const char* name_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another dtype";
+  }
+}
+
+std::string device_name(const Tensor& t) {
+  if (t.is_cpu()) return "cpu";
+  if (t.is_cuda()) return "cuda:" + std::to_string(t.get_device_index());
+  return "another device";
+}
+
+std::string shape_text(const int64_t* sizes, size_t dims) {
+  std::ostringstream text;
+  text << "[";
+  for (size_t i = 0; i < dims; ++i) {
+    if (i) text << ", ";
+    if (sizes[i] == any) {
+      text << "*";
+    } else {
+      text << sizes[i];
+    }
+  }
+  text << "]";
+  return text.str();
+}
+
+}  // namespace
+
+std::string shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return shape_text(sizes.data(), sizes.size());
+}
+
+DType dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Half:
+      return DType::f16;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    default:
+      return DType::f32;
+  }
+}
+
+Check::Check(const char* op, const Tensor& first, const char* name) : op_(op), device_(-1) {
+  if (first.is_cpu()) return;
+  if (!first.is_cuda()) refuse(name, "a CPU or CUDA tensor", "one on another device");
+  device_ = first.get_device_index();
+}
+
+void Check::refuse(const char* name, const std::string& expected, const std::string& got) const {
+  throw std::runtime_error(std::string(op_) + ": " + name + ": expected " + expected + ", got " +
+                           got);
+}
+
+void Check::device_and_shape(const Tensor& t, const char* name,
+                             std::initializer_list<int64_t> shape) const {
+  const std::string device = device_ < 0 ? "cpu" : "cuda:" + std::to_string(device_);
+  if (device_name(t) != device) refuse(name, "a tensor on " + device, device_name(t));
+  bool matches = t.dim() == static_cast<int64_t>(shape.size());
+  for (size_t i = 0; matches && i < shape.size(); ++i) {
+    const int64_t want = shape.begin()[i];
+    matches = want == any || t.size(i) == want;
+  }
+  if (!matches) refuse(name, "shape " + shape_text(shape.begin(), shape.size()), shape_of(t));
+}
+
+void Check::floating(const Tensor& t, const char* name,
+                     std::initializer_list<int64_t> shape) const {
+  const auto dtype = t.scalar_type();
+  if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16) {
+    refuse(name, "float32, float16 or bfloat16", name_of(dtype));
+  }
+  device_and_shape(t, name, shape);
+}
+
+void Check::float32(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const {
+  if (t.scalar_type() != ScalarType::Float) refuse(name, "float32", name_of(t.scalar_type()));
+  device_and_shape(t, name, shape);
+}
+
+void Check::integer(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const {
+  const auto dtype = t.scalar_type();
+  if (dtype != ScalarType::Int && dtype != ScalarType::Long) {
+    refuse(name, "int32 or int64", name_of(dtype));
+  }
+  device_and_shape(t, name, shape);
+}
+
+void Check::int32(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const {
+  if (t.scalar_type() != ScalarType::Int) refuse(name, "int32", name_of(t.scalar_type()));
+  device_and_shape(t, name, shape);
+}
+
+void Check::int64(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const {
+  if (t.scalar_type() != ScalarType::Long) refuse(name, "int64", name_of(t.scalar_type()));
+  device_and_shape(t, name, shape);
+}
+
+void Check::boolean(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const {
+  if (t.scalar_type() != ScalarType::Bool) refuse(name, "bool", name_of(t.scalar_type()));
+  device_and_shape(t, name, shape);
+}
+
+void Check::same_dtype(const Tensor& t, const char* name, const Tensor& other,
+                       const char* as) const {
+  if (t.scalar_type() == other.scalar_type()) return;
+  refuse(name, std::string("the dtype of ") + as + " (" + name_of(other.scalar_type()) + ")",
+         name_of(t.scalar_type()));
+}
+
+void Check::last_dim_contiguous(const Tensor& t, const char* name) const {
+  const int64_t last = t.dim() - 1;
+  if (t.size(last) > 1 && t.stride(last) != 1) {
+    refuse(name, "a contiguous last dimension", "stride " + std::to_string(t.stride(last)));
+  }
+}
+
+}  // namespace tokenburst

@@ -1,0 +1,92 @@
+#pragma once
+// What a front door asks of its tensors. Each line of a check block names one argument and says, in
+// this order, what is expected of its device, dtype, shape and strides; a refusal reads "op:
+// argument: expected ..., got ...".
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "common/types.h"
+
+namespace tokenburst {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr int64_t any = -1;  // in a shape: whatever length
+
+class Check {
+ public:
+  // The first tensor decides where the op runs; every other one must be there too.
+  Check(const char* op, const Tensor& first, const char* name);
+
+  void floating(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const;
+  void float32(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const;
+  void integer(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const;
+  void int32(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const;
+  void int64(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const;
+  void boolean(const Tensor& t, const char* name, std::initializer_list<int64_t> shape) const;
+
+  // The same for an argument that may be absent.
+  template <class Method>
+  void optional(Method method, const OptionalTensor& t, const char* name,
+                std::initializer_list<int64_t> shape) const {
+    if (t) (this->*method)(*t, name, shape);
+  }
+
+  void same_dtype(const Tensor& t, const char* name, const Tensor& other, const char* as) const;
+  void last_dim_contiguous(const Tensor& t, const char* name) const;
+
+  template <class Got>
+  void that(bool holds, const char* name, const std::string& expected, const Got& got) const {
+    if (holds) return;
+    std::ostringstream text;
+    text << got;
+    refuse(name, expected, text.str());
+  }
+
+  [[noreturn]] void refuse(const char* name, const std::string& expected,
+                           const std::string& got) const;
+
+  bool on_cpu() const { return device_ < 0; }
+  int device() const { return device_; }  // CUDA index, -1 for the CPU
+
+ private:
+  void device_and_shape(const Tensor& t, const char* name, std::initializer_list<int64_t>) const;
+
+  const char* op_;
+  int device_;
+};
+
+std::string shape_of(const Tensor& t);
+DType dtype_of(const Tensor& t);  // of a tensor that passed floating()
+
+// Small integer tensors are read contiguous, whatever their strides and width; the returned tensor
+// owns the memory.
+inline Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }
+inline OptionalTensor packed(const OptionalTensor& t) {
+  return t ? OptionalTensor(torch::stable::contiguous(*t)) : std::nullopt;
+}
+inline Ints ints(const Tensor& t) {
+  return {t.const_data_ptr(), t.scalar_type() == ScalarType::Long};
+}
+inline Ints ints(const OptionalTensor& t) { return t ? ints(*t) : Ints{nullptr, false}; }
+
+inline Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> shape,
+                                ScalarType dtype) {
+  return torch::stable::new_empty(like, shape, dtype);
+}
+
+}  // namespace tokenburst
+
+// Registers a front door for the CPU and for CUDA tensors: one function, so the two cannot drift.
+#define TB_REGISTER(op)                                                                      \
+  STABLE_TORCH_LIBRARY_IMPL(tokenburst, CPU, m) { m.impl(#op, TORCH_BOX(&tokenburst::op)); } \
+  STABLE_TORCH_LIBRARY_IMPL(tokenburst, CUDA, m) { m.impl(#op, TORCH_BOX(&tokenburst::op)); }

@@ -1,0 +1,97 @@
+#include "common/launch.h"
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+namespace tokenburst {
+namespace {
+
+struct CudaLibrary {
+  void* handle = nullptr;
+  std::string why_not =
+      "it has not been loaded (no GPU is visible to torch, or this build has no CUDA kernels)";
+  std::map<std::string, void*> kernels;
+  std::mutex mutex;
+};
+
+CudaLibrary& library() {
+  static CudaLibrary instance;
+  return instance;
+}
+
+void* find_kernel(const char* op) {
+  CudaLibrary& lib = library();
+  const std::lock_guard<std::mutex> lock(lib.mutex);
+  if (!lib.handle) return nullptr;
+  void*& kernel = lib.kernels[op];
+  if (!kernel) kernel = dlsym(lib.handle, ("tokenburst_" + std::string(op) + "_cuda").c_str());
+  return kernel;
+}
+
+// Found in the libtorch_cuda that torch has already loaded, so that this module also loads beside a
+// CPU-only torch.
+void* current_stream(int device) {
+  using Getter = int (*)(int32_t, void**);
+  static const Getter getter = [] {
+    void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+    void* symbol = torch_cuda ? dlsym(torch_cuda, "aoti_torch_get_current_cuda_stream") : nullptr;
+    return reinterpret_cast<Getter>(symbol);
+  }();
+  void* stream = nullptr;
+  if (!getter || getter(device, &stream) != 0) {
+    throw std::runtime_error("tokenburst: torch gave no CUDA stream for device " +
+                             std::to_string(device));
+  }
+  return stream;
+}
+
+}  // namespace
+
+const char* load_cuda(const char* path) {
+  CudaLibrary& lib = library();
+  const std::lock_guard<std::mutex> lock(lib.mutex);
+  if (lib.handle) return "";
+  void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!handle) {
+    lib.why_not = dlerror();
+    return lib.why_not.c_str();
+  }
+  using Id = const char* (*)();
+  const auto id = reinterpret_cast<Id>(dlsym(handle, "tokenburst_cuda_build_id"));
+  const std::string got = id ? id() : "no build id";
+  if (got != TB_BUILD_ID) {
+    dlclose(handle);
+    lib.why_not =
+        std::string(path) + " belongs to another build: expected " TB_BUILD_ID ", got " + got;
+    return lib.why_not.c_str();
+  }
+  lib.handle = handle;
+  lib.why_not.clear();
+  return "";
+}
+
+bool cuda_has(const char* op) { return find_kernel(op) != nullptr; }
+
+void cuda_launch(const char* op, const void* params, int device) {
+  void* kernel = find_kernel(op);
+  if (!kernel) {
+    const std::string why = library().why_not;
+    throw std::runtime_error(std::string(op) + ": the CUDA kernels cannot be used: " +
+                             (why.empty() ? "this op is missing from the library" : why));
+  }
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  using Launch = int (*)(const void*, void*);
+  const int error = reinterpret_cast<Launch>(kernel)(params, current_stream(device));
+  if (error == 0) return;
+  using ErrorText = const char* (*)(int);
+  const auto text = reinterpret_cast<ErrorText>(dlsym(library().handle, "tokenburst_cuda_error"));
+  throw std::runtime_error(std::string(op) +
+                           ": CUDA launch failed: " + (text ? text(error) : std::to_string(error)));
+}
+
+}  // namespace tokenburst

@@ -1,0 +1,196 @@
+#pragma once
+// Eight floats, compiled once per instruction set in namespace TB_ISA. Every operation is exact or
+// a single rounding and every reduction has a fixed order, so the portable build gives the bits of
+// the AVX2 build.
+#ifndef TB_ISA
+#error "simd.h is for <op>_cpu.cpp files, which are compiled once per instruction set"
+#endif
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#include "common/math.h"
+
+namespace tokenburst::TB_ISA {
+namespace {
+
+constexpr float infinity = __builtin_inff();
+
+inline float half_to_float(uint16_t h) {
+#ifdef __F16C__
+  return _cvtsh_ss(h);
+#else
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t rest = h & 0x7fffu;
+  if (rest >= 0x7c00u)
+    return from_bits(sign | 0x7f800000u | ((rest & 0x3ffu) << 13) |
+                     ((rest & 0x3ffu) ? 0x400000u : 0u));
+  const float magnitude =
+      from_bits(rest << 13) * from_bits(0x77800000u);  // * 2^112: also exact for subnormals
+  return from_bits(sign | to_bits(magnitude));
+#endif
+}
+
+inline float bfloat_to_float(uint16_t b) { return from_bits(static_cast<uint32_t>(b) << 16); }
+
+inline uint16_t float_to_half(float value) {
+#ifdef __F16C__
+  return static_cast<uint16_t>(_cvtss_sh(value, 0));
+#else
+  const uint32_t bits = to_bits(value);
+  const uint16_t sign = static_cast<uint16_t>(bits >> 16) & 0x8000u;
+  const uint32_t rest = bits & 0x7fffffffu;
+  if (rest > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((rest >> 13) & 0x3ffu));
+  if (rest >= 0x477ff000u) return sign | 0x7c00u;
+  if (rest < 0x38800000u) {  // subnormal: let the float adder round at bit 2^-24
+    const uint32_t rounded = to_bits(from_bits(rest) + 0.5f);
+    return static_cast<uint16_t>(sign | (rounded - 0x3f000000u));
+  }
+  return static_cast<uint16_t>(sign | ((rest + 0x0fffu + ((rest >> 13) & 1u) - 0x38000000u) >> 13));
+#endif
+}
+
+inline uint16_t float_to_bfloat(float value) {
+  const uint32_t bits = to_bits(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// Storage types of logits and attention, so that kernels are templates over one name.
+struct Half {
+  uint16_t bits;
+  static float widen(Half h) { return half_to_float(h.bits); }
+  static Half narrow(float v) { return {float_to_half(v)}; }
+};
+struct BFloat {
+  uint16_t bits;
+  static float widen(BFloat b) { return bfloat_to_float(b.bits); }
+  static BFloat narrow(float v) { return {float_to_bfloat(v)}; }
+};
+inline float widen(float v) { return v; }
+inline float widen(Half v) { return Half::widen(v); }
+inline float widen(BFloat v) { return BFloat::widen(v); }
+inline void narrow(float v, float* out) { *out = v; }
+inline void narrow(float v, Half* out) { *out = Half::narrow(v); }
+inline void narrow(float v, BFloat* out) { *out = BFloat::narrow(v); }
+
+#ifdef __AVX2__
+
+struct F32x8 {
+  __m256 v;
+  static constexpr int lanes = 8;
+  static F32x8 splat(float x) { return {_mm256_set1_ps(x)}; }
+  static F32x8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static F32x8 load(const Half* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  static F32x8 load(const BFloat* p) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16))};
+  }
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+};
+inline F32x8 operator+(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline F32x8 operator-(F32x8 a, F32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline F32x8 operator*(F32x8 a, F32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline F32x8 fused(F32x8 a, F32x8 b, F32x8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+// b where either is NaN: max(x, -inf) drops a NaN.
+inline F32x8 max(F32x8 a, F32x8 b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline F32x8 min(F32x8 a, F32x8 b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline unsigned greater(F32x8 a, F32x8 b) {  // one bit per lane
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)));
+}
+inline unsigned unordered(F32x8 a) {
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)));
+}
+
+inline F32x8 exp_fast(F32x8 x) {
+  const __m256 keep = _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.3f), _CMP_GT_OQ);
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x.v, _mm256_set1_ps(1.442695041f)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693359375f), x.v);
+  r = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), r);
+  __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
+  p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  return {_mm256_and_ps(keep, _mm256_mul_ps(p, scale))};
+}
+
+#else
+
+struct F32x8 {
+  float v[8];
+  static constexpr int lanes = 8;
+  static F32x8 splat(float x) { return {{x, x, x, x, x, x, x, x}}; }
+  template <class T>
+  static F32x8 load(const T* p) {
+    F32x8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = widen(p[i]);
+    return r;
+  }
+  void store(float* p) const {
+    for (int i = 0; i < 8; ++i) p[i] = v[i];
+  }
+};
+template <class F>
+inline F32x8 lanewise(F f) {
+  F32x8 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = f(i);
+  return r;
+}
+inline F32x8 operator+(F32x8 a, F32x8 b) {
+  return lanewise([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F32x8 operator-(F32x8 a, F32x8 b) {
+  return lanewise([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline F32x8 operator*(F32x8 a, F32x8 b) {
+  return lanewise([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F32x8 fused(F32x8 a, F32x8 b, F32x8 c) {
+  return lanewise([&](int i) { return tokenburst::fused(a.v[i], b.v[i], c.v[i]); });
+}
+inline F32x8 max(F32x8 a, F32x8 b) {
+  return lanewise([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32x8 min(F32x8 a, F32x8 b) {
+  return lanewise([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline unsigned greater(F32x8 a, F32x8 b) {
+  unsigned bits = 0;
+  for (int i = 0; i < 8; ++i) bits |= static_cast<unsigned>(a.v[i] > b.v[i]) << i;
+  return bits;
+}
+inline unsigned unordered(F32x8 a) {
+  unsigned bits = 0;
+  for (int i = 0; i < 8; ++i) bits |= static_cast<unsigned>(a.v[i] != a.v[i]) << i;
+  return bits;
+}
+inline F32x8 exp_fast(F32x8 x) {
+  return lanewise([&](int i) { return tokenburst::exp_fast(x.v[i]); });
+}
+
+#endif
+
+// ((0+4)+(2+6)) + ((1+5)+(3+7)), on every ISA.
+inline float reduce_add(F32x8 a) {
+  float x[8];
+  a.store(x);
+  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+inline float reduce_max(F32x8 a) {
+  float x[8];
+  a.store(x);
+  float m = x[0];
+  for (int i = 1; i < 8; ++i) m = x[i] > m ? x[i] : m;
+  return m;
+}
+
+}  // namespace
+}  // namespace tokenburst::TB_ISA

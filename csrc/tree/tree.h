@@ -1,0 +1,30 @@
+#pragma once
+// What the front doors of this room ask of a tree when its values can be read on the host.
+#include "common/check.h"
+
+namespace tokenburst {
+
+// CPU tensors: parents topological, node counts in range. On a GPU the values stay on the device,
+// and the kernels treat a node with an impossible parent as no node.
+inline void check_tree(const Check& check, const Ints& parent, const Ints& n_nodes, int64_t batch,
+                       int64_t nodes) {
+  if (!check.on_cpu()) return;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t count = n_nodes[b];
+    check.that(0 <= count && count <= nodes, "n_nodes",
+               "0 <= n_nodes <= " + std::to_string(nodes) + " in sequence " + std::to_string(b),
+               count);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t p = parent[b * nodes + i];
+      const bool topological = i == 0 ? p == -1 : 0 <= p && p < i;
+      check.that(topological, "parent",
+                 (i == 0 ? std::string("-1 at the root (node 0)")
+                         : "a topological order, 0 <= parent < " + std::to_string(i) + " at node " +
+                               std::to_string(i)) +
+                     " of sequence " + std::to_string(b),
+                 p);
+    }
+  }
+}
+
+}  // namespace tokenburst

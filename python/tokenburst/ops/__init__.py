@@ -1,0 +1,6 @@
+"""Public functions over `torch.ops.tokenburst.*`, one file per room."""
+
+from tokenburst import _native  # registers the ops before anything below looks them up  # noqa: F401
+from tokenburst.ops.tree import AcceptedPath, tree_verify_greedy
+
+__all__ = ["AcceptedPath", "tree_verify_greedy"]

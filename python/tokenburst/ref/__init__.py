@@ -1,0 +1,5 @@
+"""Every op once more in plain torch: the written specification. Same names and signatures as `tokenburst.ops`."""
+
+from tokenburst.ref import tree
+
+__all__ = ["tree"]

@@ -1,0 +1,78 @@
+"""Every op in the catalogue has all its parts, and they agree. A new schema fails here until it is complete."""
+
+import copy
+import importlib
+import inspect
+
+import pytest
+import tokenburst as tb
+import torch
+from compare import assert_same
+from samples import SAMPLES
+from tokenburst import _native
+
+OPS = _native.op_names()
+CASES = [pytest.param(op, s, id=f"{op}-{s.id}") for op in OPS for s in SAMPLES.get(op, [])]
+
+
+def reference(op: str):
+    for room in ("tree", "vocab", "attention", "recycle", "unmask"):
+        try:
+            module = importlib.import_module(f"tokenburst.ref.{room}")
+        except ModuleNotFoundError:
+            continue
+        if hasattr(module, op):
+            return getattr(module, op)
+    return None
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_part_exists(op):
+    assert SAMPLES.get(op), f"{op}: no samples"
+    assert reference(op), f"{op}: no reference in tokenburst.ref"
+    public = getattr(tb.ops, op, None)
+    assert public, f"{op}: no public function in tokenburst.ops"
+    for key in ("CPU", "CUDA", "Meta"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"tokenburst::{op}", key), (
+            f"{op}: {key}"
+        )
+    assert (
+        inspect.signature(public).parameters.keys()
+        == inspect.signature(reference(op)).parameters.keys()
+    )
+    doc = inspect.getdoc(public) or ""
+    for part in ("Args:", "Raises:", "Source:"):
+        assert part in doc, f"{op}: the docstring lacks '{part}'"
+
+
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_equals_reference(op, sample, isa):
+    args, kwargs = sample.make(torch.device("cpu"))
+    ref_args, ref_kwargs = copy.deepcopy((args, kwargs))
+    got = getattr(tb.ops, op)(*args, **kwargs)
+    want = reference(op)(*ref_args, **ref_kwargs)
+    assert_same(op, sample, got, want)
+    assert_same(op, sample, (args, kwargs), (ref_args, ref_kwargs))  # mutated alike, or not at all
+
+
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_opcheck(op, sample):
+    if sample.opcheck:
+        args, kwargs = sample.make(torch.device("cpu"))
+        torch.library.opcheck(getattr(torch.ops.tokenburst, op).default, args, kwargs)
+
+
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_thread_count_does_not_matter(op, sample):
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        args, kwargs = sample.make(torch.device("cpu"))
+        results.append((getattr(tb.ops, op)(*args, **kwargs), args))
+    torch.set_num_threads(before)
+    exact = copy.copy(sample)
+    object.__setattr__(exact, "atol", 0.0), object.__setattr__(exact, "rtol", 0.0)
+    object.__setattr__(exact, "fields", {})
+    for other in results[1:]:
+        assert_same(op, exact, other, results[0])
