@@ -1,0 +1,1 @@
+"""Decoders: thin loops over the ops."""

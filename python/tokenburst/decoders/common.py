@@ -1,0 +1,73 @@
+"""What both decoders share: prompts in, sequences out, and flags read late."""
+
+import torch
+from torch import Tensor
+
+
+def pack_prompts(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ragged prompts moved to the left edge.
+
+    Args:
+        input_ids: [B, P] int64, padded on either side as tokenizers do.
+        attention_mask: [B, P], non-zero at real tokens; None = all are real.
+
+    Returns:
+        ids [B, P] int64 with each row's real tokens first, and their number [B] int32.
+
+    Raises:
+        ValueError: wrong shape or dtype, or a row without a real token.
+    """
+    if input_ids.dim() != 2 or input_ids.dtype != torch.int64:
+        got = f"{input_ids.dtype} {tuple(input_ids.shape)}"
+        raise ValueError(f"generate: input_ids: expected int64 [batch, length], got {got}")
+    if attention_mask is None:
+        full = torch.full((len(input_ids),), input_ids.shape[1], dtype=torch.int32)
+        lengths = full.to(input_ids.device)
+    else:
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"generate: attention_mask: expected shape {tuple(input_ids.shape)}, "
+                f"got {tuple(attention_mask.shape)}"
+            )
+        real = attention_mask.to(input_ids.device) != 0
+        order = (~real).to(torch.int8).argsort(dim=1, stable=True)
+        input_ids, lengths = input_ids.gather(1, order), real.sum(1, dtype=torch.int32)
+    if input_ids.shape[1] == 0 or (len(lengths) and int(lengths.min()) < 1):
+        raise ValueError("generate: input_ids: expected at least one token in each row, got none")
+    return input_ids, lengths
+
+
+def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
+    """ValueError unless every id lies in 0 .. vocab_size - 1."""
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+        raise ValueError(
+            f"generate: {name}: expected ids in 0..{vocab_size - 1}, "
+            f"got {int(ids.min())}..{int(ids.max())}"
+        )
+
+
+class LateFlag:
+    """Reads a one-element device flag without stopping the device.
+
+    On the CPU the answer is the present one. On a GPU each call starts a copy to pinned memory and answers from the
+    copy started before, if that has arrived: a decoder then runs a step or two past the end, which changes nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
+        self._on_gpu = device.type == "cuda"
+        self._value = False
+
+    def __call__(self, flag: Tensor) -> bool:
+        if not self._on_gpu:
+            return bool(flag)
+        if self._pending is not None and self._pending[1].query():
+            self._value = bool(self._pending[0])
+            self._pending = None
+        if self._pending is None:
+            host = torch.empty((), dtype=torch.bool, pin_memory=True)
+            host.copy_(flag.reshape(()), non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending = host, event
+        return self._value

@@ -1,0 +1,79 @@
+"""Our attention inside stock transformers models: registered once, told what is visible by a keyword argument.
+
+`model(..., tokens=TokenContext(...))` travels through the stock forward untouched and reaches `_attention`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from tokenburst import ops
+
+NAME = "tokenburst"
+
+
+@dataclass(frozen=True)
+class TokenContext:
+    """Where the N tokens of one forward stand; tensors on the model's device."""
+
+    kv_len: Tensor  # [B] int32: committed rows of the cache, visible to every token
+    n_nodes: Tensor  # [B] int32: real tokens of each row of the batch, the rest is padding
+    ancestors: Tensor | None = (
+        None  # [B, N, W] int32: visible tokens of this forward; None: see `causal`
+    )
+    causal: bool = True  # without `ancestors`: a chain, or (False) everything sees everything
+
+
+def _attention(module, query, key, value, attention_mask, *, scaling=None, tokens=None, **kwargs):
+    if tokens is None:
+        raise ValueError("tokenburst attention: the model was called outside a tokenburst decoder")
+    out, _ = ops.attn_tree(
+        query,
+        key,
+        value,
+        tokens.kv_len,
+        ancestors=tokens.ancestors,
+        n_nodes=tokens.n_nodes,
+        causal=tokens.causal,
+        scale=scaling,
+    )
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _attention)
+# What is visible is decided by TokenContext, so the model has no mask to build.
+AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+SUPPORTED = ("llama", "qwen2", "qwen3")
+
+
+class installed:
+    """Context manager: `model` computes attention with our kernels inside, with its own again after.
+
+    Raises:
+        ValueError: the model is of no supported architecture, or uses what our attention does not (sliding windows).
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        config = getattr(model, "config", None)
+        kind = getattr(config, "model_type", type(model).__name__)
+        if kind not in SUPPORTED:
+            raise ValueError(f"model: expected one of {', '.join(SUPPORTED)}, got {kind}")
+        layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if layer_types != {"full_attention"}:
+            raise ValueError(
+                f"model: expected full attention in every layer, got {sorted(layer_types)}"
+            )
+        self.model = model
+
+    def __enter__(self) -> torch.nn.Module:
+        self._before = self.model.config._attn_implementation
+        self._training = self.model.training
+        self.model.set_attn_implementation(NAME)
+        return self.model.eval()
+
+    def __exit__(self, *exception) -> None:
+        self.model.set_attn_implementation(self._before)
+        self.model.train(self._training)
