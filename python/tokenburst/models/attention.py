@@ -1,6 +1,6 @@
 """Our attention inside stock transformers models: registered once, told what is visible by a keyword argument.
 
-`model(..., tokens=TokenContext(...))` travels through the stock forward untouched and reaches `_attention`.
+`model(..., token_context=TokenContext(...))` travels through the stock forward untouched and reaches `_attention`.
 """
 
 from dataclasses import dataclass
@@ -26,17 +26,19 @@ class TokenContext:
     causal: bool = True  # without `ancestors`: a chain, or (False) everything sees everything
 
 
-def _attention(module, query, key, value, attention_mask, *, scaling=None, tokens=None, **kwargs):
-    if tokens is None:
+def _attention(
+    module, query, key, value, attention_mask, *, scaling=None, token_context=None, **kwargs
+):
+    if token_context is None:
         raise ValueError("tokenburst attention: the model was called outside a tokenburst decoder")
     out, _ = ops.attn_tree(
         query,
         key,
         value,
-        tokens.kv_len,
-        ancestors=tokens.ancestors,
-        n_nodes=tokens.n_nodes,
-        causal=tokens.causal,
+        token_context.kv_len,
+        ancestors=token_context.ancestors,
+        n_nodes=token_context.n_nodes,
+        causal=token_context.causal,
         scale=scaling,
     )
     return out.transpose(1, 2), None
