@@ -1,0 +1,75 @@
+"""A preallocated KV cache whose rows are written where each sequence stands."""
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class _TreeLayer(CacheLayerMixin):
+    """One layer: [B, H, S, D] views of row-major [B * S, H * D] memory, so a token is one row copy."""
+
+    def __init__(self, owner: "TreeCache", shape: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        batch, heads, length, dim = shape
+        self._owner, self._shape = owner, shape
+        make = lambda: torch.zeros(
+            batch * length, heads * dim, dtype=owner.dtype, device=owner.device
+        )  # noqa: E731
+        self._rows = make(), make()
+        self.keys, self.values = (
+            r.view(batch, length, heads, dim).transpose(1, 2) for r in self._rows
+        )
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the cache is allocated when it is made."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        for rows, states in zip(self._rows, (key_states, value_states), strict=True):
+            rows.index_copy_(0, self._owner.rows, states.transpose(1, 2).reshape(-1, rows.shape[1]))
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._shape[2], 0
+
+    def get_seq_length(self) -> int:
+        return 0  # lengths differ by sequence and live on the device: see TreeCache.kv_len
+
+    def get_max_length(self) -> int:
+        return self._shape[2]
+
+
+class TreeCache(Cache):
+    """KV of all layers for trees and ragged batches.
+
+    Tokens of one forward go to rows kv_len[b] + i of sequence b. Nothing is committed until `kv_len` says so.
+
+    Args:
+        config: of a Llama-like model.
+        batch: number of sequences.
+        length: rows per sequence (S); must hold the longest sequence plus one tree.
+        dtype, device: of the model.
+
+    Attributes:
+        kv_len: [B] int32, committed rows.
+        keys, values: per layer [B, H, S, D], with rows of all heads adjacent in memory.
+    """
+
+    def __init__(self, config, batch: int, length: int, dtype: torch.dtype, device: torch.device):
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.dtype, self.device = dtype, device
+        self.length = length
+        self.kv_len = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.rows = torch.zeros(0, dtype=torch.int64, device=device)
+        self._first_row = torch.arange(batch, device=device)[:, None] * length
+        shape = (batch, heads, length, dim)
+        super().__init__(layers=[_TreeLayer(self, shape) for _ in range(config.num_hidden_layers)])
+        self.keys = [layer.keys for layer in self.layers]
+        self.values = [layer.values for layer in self.layers]
+
+    def place(self, n_tokens: int) -> None:
+        """The next forward brings `n_tokens` per sequence: fix the rows they are written to."""
+        offset = torch.arange(n_tokens, device=self.device)
+        rows = (self.kv_len[:, None] + offset).clamp_(max=self.length - 1)
+        self.rows = (self._first_row + rows).view(-1)

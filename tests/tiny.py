@@ -1,0 +1,44 @@
+"""Tiny random models and prompts for decoder tests."""
+
+from functools import cache
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+VOCAB = 64
+
+
+@cache
+def tiny_model(family: str, dtype: torch.dtype, is_causal: bool = True) -> torch.nn.Module:
+    """A random model of a stock class: GQA, 3 layers, head dim 16, a vocabulary of 64."""
+    make = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
+    config = make(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        is_causal=is_causal,
+        initializer_range=0.2,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    torch.manual_seed(11)
+    return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+
+def prompts(batch: int, length: int, seed: int, ragged: bool = False):
+    """Random ids [B, P] below VOCAB - 1 and their mask; ragged rows are padded on the left."""
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, VOCAB - 1, (batch, length), generator=g)
+    mask = torch.ones_like(ids)
+    if ragged:
+        for row in range(1, batch):
+            cut = int(torch.randint(0, length, (1,), generator=g))
+            ids[row, :cut], mask[row, :cut] = VOCAB - 1, 0
+    return ids, mask
