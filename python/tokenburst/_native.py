@@ -1,4 +1,4 @@
-"""The compiled half: importing `_C` registers every op; the CUDA kernels are opened beside a GPU."""
+"""The compiled half: importing `_C` registers every op; CUDA kernels are opened beside a GPU."""
 
 import sys
 from pathlib import Path
