@@ -78,6 +78,6 @@ class installed:
         self.model.set_attn_implementation(NAME)
         return self.model.eval()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.model.set_attn_implementation(self._before)
         self.model.train(self._training)
