@@ -15,7 +15,10 @@ def _leaves(value, path=""):
 
 
 def assert_same(op, sample, got, want):
-    """Equal structure, dtype, shape and values (bit for bit unless the sample allows a tolerance; NaN equals NaN)."""
+    """Equal structure, dtype, shape and values, bit for bit unless the sample allows a tolerance.
+
+    NaN equals NaN.
+    """
     got_leaves, want_leaves = list(_leaves(got)), list(_leaves(want))
     assert len(got_leaves) == len(want_leaves), f"{op}/{sample.id}: number of outputs"
     for index, ((name, a), (_, b)) in enumerate(zip(got_leaves, want_leaves, strict=True)):
@@ -33,5 +36,6 @@ def assert_same(op, sample, got, want):
             place = tuple((~same).nonzero()[0].tolist())
             wrong = int((~same).sum())
             raise AssertionError(
-                f"{where}: {wrong} of {same.numel()} differ, first at {place}: got {x[place]}, want {y[place]}"
+                f"{where}: {wrong} of {same.numel()} differ, first at {place}: "
+                f"got {x[place]}, want {y[place]}"
             )

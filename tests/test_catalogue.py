@@ -1,4 +1,4 @@
-"""Every op in the catalogue has all its parts, and they agree. A new schema fails here until it is complete."""
+"""Every op has all its parts, and they agree. A new schema fails here until it is complete."""
 
 import copy
 import importlib

@@ -7,7 +7,11 @@ execute_process(
 if(TORCH_MISSING)
   message(FATAL_ERROR "torch was not found by ${Python_EXECUTABLE}; install torch>=2.11 in the build environment")
 endif()
-find_library(TORCH_CPU_LIBRARY torch_cpu PATHS ${TORCH_ROOT}/lib NO_DEFAULT_PATH REQUIRED)
+# Not find_library: its cache would outlive pip's build environment, and the next build would look there.
+set(TORCH_CPU_LIBRARY ${TORCH_ROOT}/lib/libtorch_cpu.so)
+if(NOT EXISTS ${TORCH_CPU_LIBRARY})
+  message(FATAL_ERROR "${TORCH_CPU_LIBRARY} was not found")
+endif()
 add_library(TorchStable INTERFACE)
 target_include_directories(TorchStable SYSTEM INTERFACE ${TORCH_ROOT}/include)
 target_compile_definitions(TorchStable INTERFACE TORCH_TARGET_VERSION=0x020b000000000000)

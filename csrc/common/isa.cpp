@@ -32,7 +32,13 @@ Isa parse(const std::string& name) {
 
 Isa initial() {
   const char* asked = std::getenv("TOKENBURST_ISA");
-  if (asked && *asked) return parse(asked);
+  if (asked && *asked) {
+    try {
+      return parse(asked);
+    } catch (const std::runtime_error& error) {
+      throw std::runtime_error(std::string(error.what()) + " from TOKENBURST_ISA");
+    }
+  }
   return has_avx2() ? Isa::avx2 : Isa::portable;
 }
 

@@ -33,15 +33,18 @@ void* find_kernel(const char* op) {
   return kernel;
 }
 
+using StreamGetter = int (*)(int32_t, void**);
+
 // Found in the libtorch_cuda that torch has already loaded, so that this module also loads beside a
-// CPU-only torch.
+// CPU-only torch; null where torch has none.
+StreamGetter stream_getter() {
+  void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+  void* symbol = torch_cuda ? dlsym(torch_cuda, "aoti_torch_get_current_cuda_stream") : nullptr;
+  return reinterpret_cast<StreamGetter>(symbol);
+}
+
 void* current_stream(int device) {
-  using Getter = int (*)(int32_t, void**);
-  static const Getter getter = [] {
-    void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
-    void* symbol = torch_cuda ? dlsym(torch_cuda, "aoti_torch_get_current_cuda_stream") : nullptr;
-    return reinterpret_cast<Getter>(symbol);
-  }();
+  static const StreamGetter getter = stream_getter();
   void* stream = nullptr;
   if (!getter || getter(device, &stream) != 0) {
     throw std::runtime_error("tokenburst: torch gave no CUDA stream for device " +
@@ -68,6 +71,11 @@ const char* load_cuda(const char* path) {
     dlclose(handle);
     lib.why_not =
         std::string(path) + " belongs to another build: expected " TB_BUILD_ID ", got " + got;
+    return lib.why_not.c_str();
+  }
+  if (!stream_getter()) {
+    dlclose(handle);
+    lib.why_not = "this torch offers no CUDA stream (its libtorch_cuda.so is missing or too old)";
     return lib.why_not.c_str();
   }
   lib.handle = handle;

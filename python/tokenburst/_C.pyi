@@ -1,6 +1,5 @@
 version: str
 build_id: str
-__file__: str
 
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...

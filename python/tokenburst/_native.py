@@ -1,11 +1,15 @@
-"""The compiled half: imports `_C`, which registers every op, and opens the CUDA kernels where torch sees a GPU."""
+"""The compiled half: importing `_C` registers every op; CUDA kernels are opened beside a GPU."""
 
+import sys
 from pathlib import Path
 
 import torch
 
-# A second copy that defines the same ops would end the process in its static initialisers, before any except clause.
-if any(name.startswith("tokenburst::") for name in torch._C._dispatch_get_all_op_names()):
+# A second copy that defines the same ops would end the process in its static initialisers, where no
+# except clause reaches.
+if "tokenburst._C" not in sys.modules and any(
+    name.startswith("tokenburst::") for name in torch._C._dispatch_get_all_op_names()
+):
     raise ImportError(
         "tokenburst: another copy of the package has already registered its ops in this process; "
         "keep one copy on sys.path and restart Python"
@@ -15,9 +19,11 @@ try:
     from tokenburst import _C
 except ImportError as error:
     raise ImportError(
-        f"tokenburst: the compiled module cannot be loaded ({error}). Install the package for this Python "
-        "with `pip install .`; it needs torch >= 2.11"
+        f"tokenburst: the compiled module cannot be loaded ({error}). Install the package for this "
+        "Python with `pip install .`; it needs torch >= 2.11"
     ) from error
+
+_C.isa()  # an impossible TOKENBURST_ISA fails the import with its sentence
 
 __version__: str = _C.version
 
@@ -29,7 +35,7 @@ def _open_cuda() -> str:
     if not torch.cuda.is_available():
         return "torch sees no GPU"
     if not _CUDA_LIBRARY.exists():
-        return "this build has no CUDA kernels (nvcc was not found when it was built)"
+        return "this build has no CUDA kernels (built without nvcc or with TOKENBURST_CUDA=off)"
     return _C.load_cuda(str(_CUDA_LIBRARY))
 
 
@@ -42,14 +48,15 @@ def op_names() -> list[str]:
     return sorted({n.split("::")[1].split(".")[0] for n in names if n.startswith("tokenburst::")})
 
 
-# Inference ops: gradients stop here, as for any op without a formula, but no autograd node is recorded either.
+# Inference ops: gradients stop here, as for any op without a formula, but no autograd node is
+# recorded either.
 _autograd = torch.library.Library("tokenburst", "IMPL")
 for _name in op_names():
     _autograd.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
 def build_info() -> dict[str, object]:
-    """Versions, instruction set and CUDA state, and which implementation each op will use, as plain data."""
+    """Versions, instruction set, CUDA state and the implementations of each op, as plain data."""
     cuda = "ready" if not cuda_missing else f"not used: {cuda_missing}"
     return {
         "version": __version__,

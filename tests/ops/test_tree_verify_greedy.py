@@ -1,4 +1,6 @@
-"""What the samples cannot say about `tree_verify_greedy`: messages, properties, untouched inputs."""
+"""What the samples cannot say about `tree_verify_greedy`: messages and properties."""
+
+import itertools
 
 import pytest
 import torch
@@ -90,5 +92,5 @@ def test_accepted_path_is_what_greedy_would_write(data):
     got, want = ops.tree_verify_greedy(*args), ref.tree.tree_verify_greedy(*args)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     path = [n for n in got.path[0].tolist() if n >= 0]
-    for above, node in zip(path, path[1:], strict=False):
+    for above, node in itertools.pairwise(path):
         assert parent[node] == above and tokens[node] == argmax[above]

@@ -1,4 +1,4 @@
-"""Sample inputs of every op, chosen to be hostile: the catalogue test, opcheck and the host executor all read them.
+"""Hostile sample inputs of every op, read by the catalogue test, opcheck and the host executor.
 
 A room's file holds `SAMPLES: dict[op name, list[Sample]]`; a new file joins by being imported here.
 """
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Sample:
-    """One call of an op. `make(device)` builds fresh arguments each time, so mutating ops can be run again."""
+    """One call of an op; `make(device)` builds fresh arguments, so mutating ops can rerun."""
 
     id: str
     make: Callable[[torch.device], tuple[tuple[Any, ...], dict[str, Any]]]

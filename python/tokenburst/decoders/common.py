@@ -49,8 +49,9 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
 class LateFlag:
     """Reads a one-element device flag without stopping the device.
 
-    On the CPU the answer is the present one. On a GPU each call starts a copy to pinned memory and answers from the
-    copy started before, if that has arrived: a decoder then runs a step or two past the end, which changes nothing.
+    On the CPU the answer is the present one. On a GPU each call starts a copy to pinned memory and
+    answers from the copy started before, if that has arrived: a decoder then runs a step or two
+    past the end, which changes nothing.
     """
 
     def __init__(self, device: torch.device) -> None:

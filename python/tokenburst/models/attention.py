@@ -1,6 +1,7 @@
-"""Our attention inside stock transformers models: registered once, told what is visible by a keyword argument.
+"""Our attention inside stock transformers models: registered once, told per call what is seen.
 
-`model(..., token_context=TokenContext(...))` travels through the stock forward untouched and reaches `_attention`.
+`model(..., token_context=TokenContext(...))` travels through the stock forward untouched and
+reaches `_attention`.
 """
 
 from dataclasses import dataclass
@@ -52,10 +53,11 @@ SUPPORTED = ("llama", "qwen2", "qwen3")
 
 
 class installed:
-    """Context manager: `model` computes attention with our kernels inside, with its own again after.
+    """Context manager: `model` computes attention with our kernels inside, its own again after.
 
     Raises:
-        ValueError: the model is of no supported architecture, or uses what our attention does not (sliding windows).
+        ValueError: the model is of no supported architecture, or uses what our attention does not
+            (sliding windows).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -76,6 +78,6 @@ class installed:
         self.model.set_attn_implementation(NAME)
         return self.model.eval()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.model.set_attn_implementation(self._before)
         self.model.train(self._training)

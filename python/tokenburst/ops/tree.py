@@ -19,9 +19,10 @@ def tree_verify_greedy(
 ) -> AcceptedPath:
     """Longest path of drafted tokens that greedy decoding would have written itself.
 
-    A node is accepted when its token equals the target's argmax after its parent and the parent is accepted; the root is
-    the last committed token and always accepted. The deepest accepted node wins, the lowest index on ties. Nothing is
-    accepted below a drafted end-of-sequence token. Equivalent to `tokenburst.ref.tree.tree_verify_greedy`.
+    A node is accepted when its token equals the target's argmax after its parent and the parent is
+    accepted; the root is the last committed token and always accepted. The deepest accepted node
+    wins, the lowest index on ties. Nothing is accepted below a drafted end-of-sequence token.
+    Equivalent to `tokenburst.ref.tree.tree_verify_greedy`.
 
     Args:
         tokens: [B, N] int32 or int64, drafted token of each node; -1 is never accepted.
@@ -34,10 +35,10 @@ def tree_verify_greedy(
         `AcceptedPath` with path [B, N], n_accepted [B], next_token [B].
 
     Raises:
-        RuntimeError: wrong dtype, shape or device; on the CPU also parents that are not topological and counts out of
-            range. On a GPU a node with an impossible parent is never accepted.
+        RuntimeError: wrong dtype, shape or device; on the CPU also parents that are not topological
+            and counts out of range. On a GPU a node with an impossible parent is never accepted.
 
-    Source: Miao et al., SpecInfer, arXiv 2305.09781, section 4.2 (greedy verification of a token tree).
+    Source: Miao et al., SpecInfer, arXiv 2305.09781, section 4.2 (greedy verification of a tree).
     """
     return AcceptedPath(*_tree_verify_greedy(tokens, argmax, parent, n_nodes, eos=eos))
 

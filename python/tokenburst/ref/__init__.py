@@ -1,4 +1,4 @@
-"""Every op once more in plain torch: the written specification. Same names and signatures as `tokenburst.ops`."""
+"""Every op once more in plain torch, with the signatures of `tokenburst.ops`: the specification."""
 
 from tokenburst.ref import tree
 

@@ -1,0 +1,35 @@
+"""The ops under torch.compile: whole graphs, static and dynamic shapes."""
+
+import copy
+
+import pytest
+import tokenburst as tb
+import torch
+from compare import assert_same
+from samples import SAMPLES
+from tokenburst import _native
+
+
+def compiled_equals_eager(op, samples, **options):
+    torch._dynamo.reset()
+    function = getattr(tb.ops, op)
+    compiled = torch.compile(lambda *a, **k: function(*a, **k), fullgraph=True, **options)
+    for sample in samples:
+        args, kwargs = sample.make(torch.device("cpu"))
+        eager_args, eager_kwargs = copy.deepcopy((args, kwargs))
+        got, want = compiled(*args, **kwargs), function(*eager_args, **eager_kwargs)
+        assert_same(op, sample, (got, args, kwargs), (want, eager_args, eager_kwargs))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("op", _native.op_names())
+def test_whole_graph(op, dynamic):
+    samples = [sample for sample in SAMPLES[op] if sample.opcheck]
+    samples = samples if dynamic else samples[:3]  # static shapes compile once per sample
+    with torch._dynamo.config.patch(recompile_limit=64):
+        compiled_equals_eager(op, samples, backend="aot_eager", dynamic=dynamic)
+
+
+def test_inductor():
+    samples = [sample for sample in SAMPLES["tree_verify_greedy"] if sample.id == "eos-stops"]
+    compiled_equals_eager("tree_verify_greedy", samples, backend="inductor")
