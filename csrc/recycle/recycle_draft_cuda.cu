@@ -13,14 +13,15 @@ __global__ void draft_kernel(RecycleDraftParams p) {
   const int nodes = static_cast<int>(p.nodes);
   const int64_t b = blockIdx.x, row = b * p.nodes;
   const int64_t group = p.group.present() ? p.group[b] : 0, root = p.root[b];
-  const bool known = 0 <= group && group < p.groups && 0 <= root && root < p.vocab;
+  const bool is_token = 0 <= root && root < p.vocab;
+  const bool known = is_token && 0 <= group && group < p.groups;
   const int32_t* matrix = p.adjacency + (known ? group * p.group_stride : 0);
 
   for (int i = threadIdx.x; i < nodes; i += blockDim.x) {
     const int64_t up = p.parent[i];
     parent[i] = 0 < i && 0 <= up && up < i ? static_cast<int32_t>(up) : -1;
     token[i] = i == 0 && known ? static_cast<int32_t>(root) : -1;
-    p.tokens[row + i] = i == 0 ? root : -1;
+    p.tokens[row + i] = i == 0 && is_token ? root : -1;
   }
   __syncthreads();
 

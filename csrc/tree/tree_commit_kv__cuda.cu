@@ -13,9 +13,9 @@ constexpr int in_flight = 4;
 template <class Unit>
 __device__ void move_chunk(const TreeCommitKvParams& p, const KvCache& cache, int64_t b,
                            int64_t chunk) {
-  const int64_t length = p.kv_len[b];
+  const int64_t length = p.kv_len[b], given = p.n_accepted[b];
   if (length < 0 || length > p.capacity) return;
-  const int64_t room = p.capacity - length, given = p.n_accepted[b];
+  const int64_t room = p.capacity - length;
   const int64_t count = given < p.path_length ? given : p.path_length;
   const int chunks = cache.row_bytes / static_cast<int>(sizeof(Unit));
   char* rows = static_cast<char*>(cache.data) + b * cache.batch_stride +

@@ -28,7 +28,8 @@ def recycle_draft(
 
     Raises:
         RuntimeError: wrong dtype, shape or device; more than 4096 nodes on a GPU; on the CPU also
-            values of root, parent, rank or group out of range. On a GPU these give -1.
+            values of root, parent, rank or group out of range. On a GPU these give -1 from the node
+            concerned downwards, a group from the children of the root downwards.
 
     Source: Luo et al., Turning Trash into Treasure (Token Recycling), arXiv 2408.08696.
     """
@@ -59,8 +60,8 @@ def recycle_update_(
 
     Raises:
         RuntimeError: wrong dtype, shape or device; on the CPU also ids outside -1 .. V - 1 and
-            n_nodes or group out of range. On a GPU such ids count as -1, such sequences take no
-            part.
+            n_nodes or group out of range. On a GPU such ids count as -1, a sequence of no group or
+            of fewer than 0 nodes takes no part, one of more than N nodes takes part with N.
 
     Source: Luo et al., Turning Trash into Treasure (Token Recycling), arXiv 2408.08696.
     """
