@@ -5,6 +5,11 @@
 // clang-format off
 STABLE_TORCH_LIBRARY(tokenburst, m) {
   // tree
+  m.def("tree_build(Tensor parent, Tensor n_nodes) -> (Tensor depth, Tensor first_child, Tensor next_sibling, Tensor ancestors)");
   m.def("tree_verify_greedy(Tensor tokens, Tensor argmax, Tensor parent, Tensor n_nodes, *, Tensor? eos=None) -> (Tensor path, Tensor n_accepted, Tensor next_token)");
+  m.def("tree_commit_kv_(Tensor(a!)[] k_caches, Tensor(b!)[] v_caches, Tensor kv_len, Tensor path, Tensor n_accepted) -> ()");
+  // recycle
+  m.def("recycle_draft(Tensor adjacency, Tensor root, Tensor parent, Tensor rank, *, Tensor? group=None) -> Tensor tokens");
+  m.def("recycle_update_(Tensor(a!) adjacency, Tensor tokens, Tensor ids, *, Tensor? n_nodes=None, Tensor? group=None) -> ()");
 }
 // clang-format on

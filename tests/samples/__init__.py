@@ -24,6 +24,6 @@ class Sample:
     )  # output index -> (atol, rtol)
 
 
-from samples import tree  # noqa: E402
+from samples import recycle, tree  # noqa: E402
 
-SAMPLES: dict[str, list[Sample]] = {**tree.SAMPLES}
+SAMPLES: dict[str, list[Sample]] = {**recycle.SAMPLES, **tree.SAMPLES}

@@ -1,6 +1,21 @@
 """Public functions over `torch.ops.tokenburst.*`, one file per room."""
 
 from tokenburst import _native  # registers the ops before anything below looks them up  # noqa: F401
-from tokenburst.ops.tree import AcceptedPath, tree_verify_greedy
+from tokenburst.ops.recycle import recycle_draft, recycle_update_
+from tokenburst.ops.tree import (
+    AcceptedPath,
+    BuiltTree,
+    tree_build,
+    tree_commit_kv_,
+    tree_verify_greedy,
+)
 
-__all__ = ["AcceptedPath", "tree_verify_greedy"]
+__all__ = [
+    "AcceptedPath",
+    "BuiltTree",
+    "recycle_draft",
+    "recycle_update_",
+    "tree_build",
+    "tree_commit_kv_",
+    "tree_verify_greedy",
+]

@@ -1,7 +1,53 @@
 """Draft trees in plain torch, one sequence and one node at a time."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
+
+
+def tree_build(parent: Tensor, n_nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Links and masks from parents, children in node order; see `tokenburst.ops.tree_build`."""
+    batch, nodes = parent.shape
+    depth, first_child, next_sibling = (
+        torch.full((batch, nodes), -1, dtype=torch.int32) for _ in range(3)
+    )
+    visible = torch.zeros((batch, nodes, (nodes + 31) // 32, 32), dtype=torch.int64)
+    for b in range(batch):
+        up = parent[b].tolist()
+        children: dict[int, list[int]] = {}
+        for i in range(int(n_nodes[b])):
+            if i > 0 and not (0 <= up[i] < i and depth[b, up[i]] >= 0):
+                continue  # hangs on no node
+            if i > 0:
+                visible[b, i] = visible[b, up[i]]
+                children.setdefault(up[i], []).append(i)
+            visible[b, i, i // 32, i % 32] = 1
+            depth[b, i] = 0 if i == 0 else depth[b, up[i]] + 1
+        for i, below in children.items():
+            first_child[b, i] = below[0]
+            for sibling, following in pairwise(below):
+                next_sibling[b, sibling] = following
+    words = (visible << torch.arange(32)).sum(-1)
+    ancestors = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+    device = parent.device
+    return depth.to(device), first_child.to(device), next_sibling.to(device), ancestors.to(device)
+
+
+def tree_commit_kv_(
+    k_caches: Sequence[Tensor],
+    v_caches: Sequence[Tensor],
+    kv_len: Tensor,
+    path: Tensor,
+    n_accepted: Tensor,
+) -> None:
+    """Row kv_len + path[j] moves to kv_len + j; see `tokenburst.ops.tree_commit_kv_`."""
+    for cache in (*k_caches, *v_caches):
+        for b in range(cache.shape[0]):
+            length, count = int(kv_len[b]), int(n_accepted[b])
+            source = length + path[b, :count].long()
+            cache[b, :, length : length + count] = cache[b, :, source.to(cache.device)].clone()
 
 
 def tree_verify_greedy(

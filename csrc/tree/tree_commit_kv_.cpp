@@ -1,0 +1,87 @@
+#include "tree/tree_commit_kv_.h"
+
+#include <vector>
+
+#include "common/check.h"
+
+namespace tokenburst {
+namespace {
+
+// What makes the move safe in place: rows only move down, and never over one that is still to move.
+void check_path(const Check& check, const TreeCommitKvParams& p) {
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const int64_t count = p.n_accepted[b], length = p.kv_len[b];
+    const std::string sequence = " in sequence " + std::to_string(b);
+    check.that(0 <= count && count <= p.path_length, "n_accepted",
+               "0 <= n_accepted <= " + std::to_string(p.path_length) + sequence, count);
+    if (count == 0) continue;
+    check.that(0 <= length && length <= p.capacity, "kv_len",
+               "0 <= kv_len <= " + std::to_string(p.capacity) + sequence, length);
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t node = p.path[b * p.path_length + j];
+      check.that(node > (j == 0 ? -1 : p.path[b * p.path_length + j - 1]), "path",
+                 "ascending nodes from 0 on at place " + std::to_string(j) + sequence, node);
+      check.that(node < p.capacity - length, "path",
+                 "kv_len + path < " + std::to_string(p.capacity) + sequence,
+                 std::to_string(length) + " + " + std::to_string(node));
+    }
+  }
+}
+
+}  // namespace
+
+void tree_commit_kv_(const std::vector<Tensor>& k_caches, const std::vector<Tensor>& v_caches,
+                     const Tensor& kv_len, const Tensor& path, const Tensor& n_accepted) {
+  const Check check("tree_commit_kv_", kv_len, "kv_len");
+  check.that(v_caches.size() == k_caches.size(), "v_caches",
+             "as many layers as k_caches (" + std::to_string(k_caches.size()) + ")",
+             v_caches.size());
+  check.integer(kv_len, "kv_len", {any});
+  const int64_t batch = kv_len.size(0);
+  check.integer(path, "path", {batch, any});
+  check.integer(n_accepted, "n_accepted", {batch});
+
+  std::vector<KvCache> caches;
+  int64_t capacity = any;
+  for (size_t i = 0; i < 2 * k_caches.size(); ++i) {
+    const std::string name =
+        (i % 2 ? "v_caches[" : "k_caches[") + std::to_string(i / 2) + std::string("]");
+    const Tensor& cache = (i % 2 ? v_caches : k_caches)[i / 2];
+    check.floating(cache, name.c_str(), {batch, any, capacity, any});
+    check.last_dim_contiguous(cache, name.c_str());
+    capacity = cache.size(2);
+    const int64_t bytes = cache.element_size();
+    caches.push_back({.data = cache.mutable_data_ptr(),
+                      .batch_stride = cache.stride(0) * bytes,
+                      .head_stride = cache.stride(1) * bytes,
+                      .row_stride = cache.stride(2) * bytes,
+                      .heads = static_cast<int32_t>(cache.size(1)),
+                      .row_bytes = static_cast<int32_t>(cache.size(3) * bytes)});
+  }
+  if (caches.empty()) return;
+
+  const Tensor kv_len_ = packed(kv_len), path_ = packed(path), n_accepted_ = packed(n_accepted);
+  TreeCommitKvParams params{
+      .batch = batch,
+      .capacity = capacity,
+      .path_length = path.size(1),
+      .kv_len = ints(kv_len_),
+      .path = ints(path_),
+      .n_accepted = ints(n_accepted_),
+      .num_caches = 0,
+      .caches = {},
+  };
+  if (check.on_cpu()) check_path(check, params);
+  if (batch == 0 || params.path_length == 0) return;
+
+  for (size_t first = 0; first < caches.size(); first += max_kv_caches) {
+    const size_t left = caches.size() - first;
+    params.num_caches = left < max_kv_caches ? left : max_kv_caches;
+    for (int64_t c = 0; c < params.num_caches; ++c) params.caches[c] = caches[first + c];
+    TB_LAUNCH(tree_commit_kv_, params, check.device());
+  }
+}
+
+}  // namespace tokenburst
+
+TB_REGISTER(tree_commit_kv_)

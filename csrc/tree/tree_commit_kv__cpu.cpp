@@ -1,0 +1,34 @@
+// Row path[j] moves to row j, for ascending j: what it overwrites has moved already or was
+// rejected.
+#include <cstring>
+
+#include "common/parallel.h"
+#include "tree/tree_commit_kv_.h"
+
+namespace tokenburst::TB_ISA {
+namespace {
+
+void commit_sequence(const TreeCommitKvParams& p, const KvCache& cache, int64_t b) {
+  const int64_t count = p.n_accepted[b], length = p.kv_len[b];
+  for (int64_t h = 0; h < cache.heads; ++h) {
+    char* rows = static_cast<char*>(cache.data) + b * cache.batch_stride + h * cache.head_stride +
+                 length * cache.row_stride;
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t node = p.path[b * p.path_length + j];
+      if (node == j) continue;
+      std::memcpy(rows + j * cache.row_stride, rows + node * cache.row_stride, cache.row_bytes);
+    }
+  }
+}
+
+}  // namespace
+
+void tree_commit_kv_(const TreeCommitKvParams& p) {
+  parallel_for(p.num_caches * p.batch, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      commit_sequence(p, p.caches[i / p.batch], i % p.batch);
+    }
+  });
+}
+
+}  // namespace tokenburst::TB_ISA
