@@ -104,6 +104,24 @@ inline unsigned unordered(F32x8 a) {
   return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)));
 }
 
+inline void transpose(F32x8 (&r)[8]) {  // lane j of r[i] <-> lane i of r[j]
+  __m256 pair[8], quad[8];
+  for (int i = 0; i < 4; ++i) {
+    pair[2 * i] = _mm256_unpacklo_ps(r[2 * i].v, r[2 * i + 1].v);
+    pair[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i].v, r[2 * i + 1].v);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    quad[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
+    quad[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
+    quad[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
+    quad[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[i].v = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
+    r[i + 4].v = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
+  }
+}
+
 inline F32x8 exp_fast(F32x8 x) {
   const __m256 keep = _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.3f), _CMP_GT_OQ);
   const __m256 n = _mm256_round_ps(_mm256_mul_ps(x.v, _mm256_set1_ps(1.442695041f)),
@@ -171,6 +189,15 @@ inline unsigned unordered(F32x8 a) {
   unsigned bits = 0;
   for (int i = 0; i < 8; ++i) bits |= static_cast<unsigned>(a.v[i] != a.v[i]) << i;
   return bits;
+}
+inline void transpose(F32x8 (&r)[8]) {  // lane j of r[i] <-> lane i of r[j]
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float x = r[i].v[j];
+      r[i].v[j] = r[j].v[i];
+      r[j].v[i] = x;
+    }
+  }
 }
 inline F32x8 exp_fast(F32x8 x) {
   return lanewise([&](int i) { return tokenburst::exp_fast(x.v[i]); });

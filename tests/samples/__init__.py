@@ -24,6 +24,6 @@ class Sample:
     )  # output index -> (atol, rtol)
 
 
-from samples import recycle, tree  # noqa: E402
+from samples import attention, recycle, tree  # noqa: E402
 
-SAMPLES: dict[str, list[Sample]] = {**recycle.SAMPLES, **tree.SAMPLES}
+SAMPLES: dict[str, list[Sample]] = {**attention.SAMPLES, **recycle.SAMPLES, **tree.SAMPLES}

@@ -1,6 +1,7 @@
 """Public functions over `torch.ops.tokenburst.*`, one file per room."""
 
 from tokenburst import _native  # registers the ops before anything below looks them up  # noqa: F401
+from tokenburst.ops.attention import Attended, attn_tree
 from tokenburst.ops.recycle import recycle_draft, recycle_update_
 from tokenburst.ops.tree import (
     AcceptedPath,
@@ -12,7 +13,9 @@ from tokenburst.ops.tree import (
 
 __all__ = [
     "AcceptedPath",
+    "Attended",
     "BuiltTree",
+    "attn_tree",
     "recycle_draft",
     "recycle_update_",
     "tree_build",

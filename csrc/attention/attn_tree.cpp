@@ -1,0 +1,113 @@
+#include "attention/attn_tree.h"
+
+#include <cmath>
+
+#include "common/check.h"
+
+namespace tokenburst {
+namespace {
+
+void strides_of(const Tensor& t, int64_t (&strides)[3]) {
+  for (int i = 0; i < 3; ++i) strides[i] = t.stride(i);
+}
+
+void check_lengths(const Check& check, const Ints& kv_len, const Ints& n_nodes, int64_t batch,
+                   int64_t nodes, int64_t capacity) {
+  for (int64_t b = 0; b < batch; ++b) {
+    const std::string where = " in sequence " + std::to_string(b);
+    const int64_t count = n_nodes.present() ? n_nodes[b] : nodes;
+    check.that(0 <= count && count <= nodes, "n_nodes",
+               "0 <= n_nodes <= " + std::to_string(nodes) + where, count);
+    check.that(kv_len[b] >= 0, "kv_len", "0 <= kv_len" + where, kv_len[b]);
+    check.that(kv_len[b] <= capacity - count, "kv_len",
+               "at most " + std::to_string(capacity - count) + where + " (" +
+                   std::to_string(count) + " nodes in a cache of " + std::to_string(capacity) +
+                   " rows: tree larger than the cache)",
+               kv_len[b]);
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                                     const Tensor& kv_len, const OptionalTensor& ancestors,
+                                     const OptionalTensor& n_nodes, bool causal,
+                                     std::optional<double> scale) {
+  const Check check("attn_tree", q, "q");
+  check.floating(q, "q", {any, any, any, any});
+  const int64_t batch = q.size(0), heads = q.size(1), nodes = q.size(2), dim = q.size(3);
+  const int64_t words = (nodes + 31) / 32;
+  check.floating(k_cache, "k_cache", {batch, any, any, dim});
+  const int64_t kv_heads = k_cache.size(1), capacity = k_cache.size(2);
+  check.floating(v_cache, "v_cache", {batch, kv_heads, capacity, dim});
+  check.same_dtype(k_cache, "k_cache", q, "q");
+  check.same_dtype(v_cache, "v_cache", q, "q");
+  check.last_dim_contiguous(q, "q");
+  check.last_dim_contiguous(k_cache, "k_cache");
+  check.last_dim_contiguous(v_cache, "v_cache");
+  check.integer(kv_len, "kv_len", {batch});
+  check.optional(&Check::int32, ancestors, "ancestors", {batch, nodes, words});
+  check.optional(&Check::integer, n_nodes, "n_nodes", {batch});
+  check.that(dim > 0 && dim % 8 == 0 && dim <= 256, "q", "a head dim of 8, 16, 24, ... 256", dim);
+  check.that(kv_heads > 0 && heads % kv_heads == 0, "q",
+             "a multiple of the " + std::to_string(kv_heads) + " heads of k_cache", heads);
+
+  const Tensor kv_len_ = packed(kv_len);
+  const OptionalTensor ancestors_ = packed(ancestors), n_nodes_ = packed(n_nodes);
+  if (check.on_cpu()) {
+    check_lengths(check, ints(kv_len_), ints(n_nodes_), batch, nodes, capacity);
+  }
+
+  const Tensor out = empty_like_device(q, {batch, nodes, heads, dim}, q.scalar_type());
+  const Tensor lse = empty_like_device(q, {batch, heads, nodes}, ScalarType::Float);
+  AttnTreeParams params{
+      .batch = batch,
+      .heads = heads,
+      .kv_heads = kv_heads,
+      .nodes = nodes,
+      .capacity = capacity,
+      .dim = dim,
+      .words = words,
+      .dtype = dtype_of(q),
+      .causal = causal,
+      .scale = static_cast<float>(scale ? *scale : 1.0 / std::sqrt(static_cast<double>(dim))),
+      .q = q.const_data_ptr(),
+      .k = k_cache.const_data_ptr(),
+      .v = v_cache.const_data_ptr(),
+      .q_stride = {},
+      .k_stride = {},
+      .v_stride = {},
+      .kv_len = ints(kv_len_),
+      .n_nodes = ints(n_nodes_),
+      .ancestors = ancestors_ ? ancestors_->const_data_ptr<int32_t>() : nullptr,
+      .out = out.mutable_data_ptr(),
+      .lse = lse.mutable_data_ptr<float>(),
+      .splits = 1,
+      .split_rows = capacity,
+      .partial_out = nullptr,
+      .partial_stats = nullptr,
+  };
+  strides_of(q, params.q_stride);
+  strides_of(k_cache, params.k_stride);
+  strides_of(v_cache, params.v_stride);
+
+  OptionalTensor partial;
+  if (!check.on_cpu()) {
+    const int64_t query_rows = nodes * (heads / kv_heads);
+    const auto split = attn_tree_split(capacity, query_rows, attn_tree_row_tile(query_rows));
+    params.splits = split.splits;
+    params.split_rows = split.rows;
+    if (split.splits > 1) {
+      const int64_t parts = batch * heads * nodes * split.splits;
+      partial = empty_like_device(q, {parts * (dim + 2)}, ScalarType::Float);
+      params.partial_out = partial->mutable_data_ptr<float>();
+      params.partial_stats = params.partial_out + parts * dim;
+    }
+  }
+  if (batch * heads * nodes > 0) TB_LAUNCH(attn_tree, params, check.device());
+  return {torch::stable::transpose(out, 1, 2), lse};
+}
+
+}  // namespace tokenburst
+
+TB_REGISTER(attn_tree)

@@ -1,0 +1,54 @@
+#pragma once
+// Attention of the N newest tokens over a key/value cache: a prefix that all of them see, then each
+// other by an ancestor bitmask, as a chain, or fully.
+#include "common/launch.h"
+#include "common/types.h"
+
+namespace tokenburst {
+
+struct AttnTreeParams {
+  int64_t batch, heads, kv_heads, nodes, capacity, dim, words;
+  DType dtype;
+  bool causal;  // without ancestors: node i sees nodes j <= i, otherwise all of them
+  float scale;
+  const void* q;  // [batch, heads, nodes, dim]
+  const void* k;  // [batch, kv_heads, capacity, dim], node j of sequence b in row kv_len[b] + j
+  const void* v;  // the same
+  int64_t q_stride[3], k_stride[3], v_stride[3];  // in elements; the last dimension is contiguous
+  Ints kv_len;                                    // [batch]
+  Ints n_nodes;                                   // [batch], may be absent: nodes
+  const int32_t* ancestors;  // [batch, nodes, words], bit j = node j is visible; may be null
+  void* out;                 // [batch, nodes, heads, dim]
+  float* lse;                // [batch, heads, nodes]
+
+  // CUDA: split s covers cache rows [s, s + 1) * split_rows and leaves a partial result, unless
+  // there is one split only.
+  int64_t splits, split_rows;
+  float* partial_out;    // [batch, heads, nodes, splits, dim], unnormalised
+  float* partial_stats;  // [batch, heads, nodes, splits, 2]: maximum (base 2 logit), sum
+};
+
+struct AttnTreeSplit {
+  int64_t splits, rows;
+};
+
+// Enough splits to fill a GPU with one sequence of eight KV heads. Never a function of the batch
+// or of lengths, so the same row gives the same bits in any company.
+inline AttnTreeSplit attn_tree_split(int64_t capacity, int64_t query_rows, int64_t row_tile) {
+  const int64_t row_tiles = (query_rows + row_tile - 1) / row_tile;
+  const int64_t most = row_tiles >= 32 ? 1 : 32 / (row_tiles > 0 ? row_tiles : 1);
+  int64_t splits = (capacity + 255) / 256;
+  splits = splits > most ? most : splits < 1 ? 1 : splits;
+  const int64_t rows = ((capacity + splits - 1) / splits + 63) / 64 * 64;
+  if (rows == 0) return {1, 64};
+  return {(capacity + rows - 1) / rows, rows};
+}
+
+// Query rows (nodes x heads of a group) that one block of the tensor-core kernel takes.
+inline int64_t attn_tree_row_tile(int64_t query_rows) {
+  return query_rows <= 16 ? 16 : query_rows <= 32 ? 32 : 64;
+}
+
+}  // namespace tokenburst
+
+TB_KERNEL(attn_tree, tokenburst::AttnTreeParams);

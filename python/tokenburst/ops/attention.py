@@ -1,0 +1,82 @@
+"""Attention of many new tokens at once. Equivalent plain torch: `tokenburst.ref.attention`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Attended(NamedTuple):
+    """What the queries gathered."""
+
+    out: Tensor  # [B, Hq, N, D], dtype of q; in memory [B, N, Hq, D]
+    lse: Tensor  # [B, Hq, N] float32: natural log of the sum of exp(scaled scores)
+
+
+def attn_tree(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    kv_len: Tensor,
+    *,
+    ancestors: Tensor | None = None,
+    n_nodes: Tensor | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+) -> Attended:
+    """Attention of the N newest tokens (draft tree, chain or block) over a key/value cache.
+
+    Sequence b sees its first kv_len[b] cache rows; node j of the newest tokens lies in row
+    kv_len[b] + j and is seen as `ancestors` says, else by all nodes i >= j (`causal`), else by all
+    nodes. Query head h reads KV head h // (Hq / Hkv). On the CPU the result of a query depends, bit
+    for bit, only on its row of q and its visible keys and values in the order of their rows: the
+    same for a token decoded alone, in a chain or in a tree, in any batch. Equivalent to
+    `tokenburst.ref.attention.attn_tree`.
+
+    Args:
+        q: [B, Hq, N, D] float32, float16 or bfloat16; D a multiple of 8 up to 256. 16-bit tensors
+            on a GPU: 64, 80, 96 or 128.
+        k_cache: [B, Hkv, S, D], dtype of q; Hq is a multiple of Hkv.
+        v_cache: [B, Hkv, S, D], dtype of q. These three may have any strides as long as the last
+            dimension is contiguous.
+        kv_len: [B] int32 or int64, committed rows of the cache, all visible.
+        ancestors: [B, N, ceil(N / 32)] int32, bit j % 32 of word j // 32 of node i is set when node
+            i sees node j; a node that sees itself has its own bit set.
+        n_nodes: [B] int32 or int64, real nodes (default N); the others are padding, which sees
+            nothing and whose cache rows are not read.
+        causal: without `ancestors`: a chain (prefill, plain decoding), or all nodes see each other.
+        scale: of the scores, default 1 / sqrt(D).
+
+    Returns:
+        `Attended` with out and lse; a row that sees nothing has out 0 and lse -inf.
+
+    Raises:
+        RuntimeError: wrong dtype, shape, strides, device or head dim; on the CPU also lengths that
+            are negative or leave no room for the nodes in the cache. On a GPU they are clamped.
+
+    Source: Miao et al., SpecInfer, arXiv 2305.09781 (tree attention); Dao, FlashAttention-2, arXiv
+        2307.08691 (online softmax in tiles); Hong et al., FlashDecoding++, arXiv 2311.01282 (split
+        keys).
+    """
+    return Attended(
+        *_attn_tree(
+            q,
+            k_cache,
+            v_cache,
+            kv_len,
+            ancestors=ancestors,
+            n_nodes=n_nodes,
+            causal=causal,
+            scale=scale,
+        )
+    )
+
+
+_attn_tree = torch.ops.tokenburst.attn_tree.default
+
+
+@torch.library.register_fake("tokenburst::attn_tree")
+def _(q, k_cache, v_cache, kv_len, *, ancestors=None, n_nodes=None, causal=True, scale=None):
+    batch, heads, nodes, dim = q.shape
+    out = q.new_empty((batch, nodes, heads, dim)).transpose(1, 2)
+    return out, q.new_empty((batch, heads, nodes), dtype=torch.float32)

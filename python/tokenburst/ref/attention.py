@@ -1,0 +1,51 @@
+"""Attention of many new tokens in plain torch, one sequence at a time."""
+
+import torch
+from torch import Tensor
+
+
+def visible_nodes(ancestors: Tensor | None, count: int, causal: bool, device) -> Tensor:
+    """[count, count] bool: which node (row) sees which node (column); `ancestors` is [N, W]."""
+    if ancestors is not None:
+        j = torch.arange(count, device=device)
+        return (ancestors[:count, j // 32] >> (j % 32) & 1).bool()
+    full = torch.ones(count, count, dtype=torch.bool, device=device)
+    return full.tril() if causal else full
+
+
+def attn_tree(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    kv_len: Tensor,
+    *,
+    ancestors: Tensor | None = None,
+    n_nodes: Tensor | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention in float64 under a dense mask; see `tokenburst.ops.attn_tree`."""
+    batch, heads, nodes, dim = q.shape
+    group = heads // k_cache.shape[1]
+    scale = dim**-0.5 if scale is None else scale
+    out = torch.zeros(batch, nodes, heads, dim, dtype=q.dtype, device=q.device).transpose(1, 2)
+    lse = torch.full((batch, heads, nodes), -torch.inf, device=q.device)
+    for b in range(batch):
+        prefix = int(kv_len[b])
+        count = nodes if n_nodes is None else int(n_nodes[b])
+        mask = torch.ones(count, prefix + count, dtype=torch.bool, device=q.device)
+        tree = None if ancestors is None else ancestors[b]
+        mask[:, prefix:] = visible_nodes(tree, count, causal, q.device)
+        used = mask.any(0)  # rows that nobody sees may hold anything
+        mask = mask[:, used]
+        keys, values = (
+            c[b, :, : prefix + count][:, used].double().repeat_interleave(group, 0)
+            for c in (k_cache, v_cache)
+        )
+        scores = q[b, :, :count].double() @ keys.transpose(1, 2) * scale
+        scores = scores.masked_fill(~mask, -torch.inf)
+        total = scores.logsumexp(-1)
+        weights = (scores - total.nan_to_num(neginf=0.0)[..., None]).exp()
+        out[b, :, :count] = (weights @ values).to(q.dtype)
+        lse[b, :, :count] = total.float()
+    return out, lse

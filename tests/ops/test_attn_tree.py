@@ -1,0 +1,151 @@
+"""What the samples cannot say about `attn_tree`: messages, exactness along paths, odd shapes."""
+
+import pytest
+import torch
+from compare import assert_same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples.attention import ancestor_bits, attend, draw, sample
+from samples.tree import random_tree
+from tokenburst import _C, ops, ref
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.zeros(1, 4, 3, 16).double()}, "q: expected float32, float16 or bfloat16"),
+        ({"q": torch.zeros(1, 3, 3, 16)}, "q: expected a multiple of the 2 heads .*got 3"),
+        ({"k_cache": torch.zeros(1, 2, 9, 8)}, r"k_cache: expected shape \[1, \*, \*, 16\]"),
+        ({"v_cache": torch.zeros(1, 2, 8, 16)}, r"v_cache: expected shape \[1, 2, 9, 16\]"),
+        ({"v_cache": torch.zeros(1, 2, 9, 16).half()}, "v_cache: expected the dtype of q"),
+        ({"k_cache": torch.zeros(1, 2, 16, 9).mT}, "k_cache: expected a contiguous last dim"),
+        ({"kv_len": torch.tensor([-1])}, "kv_len: expected 0 <= kv_len in sequence 0, got -1"),
+        ({"kv_len": torch.tensor([7])}, "kv_len: expected at most 6 .*tree larger than the cache"),
+        ({"kv_len": torch.tensor([2.0])}, "kv_len: expected int32 or int64, got float32"),
+        ({"n_nodes": torch.tensor([4])}, "n_nodes: expected 0 <= n_nodes <= 3 in sequence 0"),
+        ({"ancestors": torch.zeros(1, 3, 2).int()}, r"ancestors: expected shape \[1, 3, 1\]"),
+        ({"ancestors": torch.zeros(1, 3, 1).long()}, "ancestors: expected int32, got int64"),
+    ],
+)
+def test_refusals(change, message):
+    args = {
+        "q": torch.zeros(1, 4, 3, 16),
+        "k_cache": torch.zeros(1, 2, 9, 16),
+        "v_cache": torch.zeros(1, 2, 9, 16),
+        "kv_len": torch.tensor([2]),
+    } | change
+    with pytest.raises(RuntimeError, match="attn_tree: " + message):
+        ops.attn_tree(**args)
+
+
+@pytest.mark.parametrize("dim", [4, 12, 264])
+def test_refuses_head_dims(dim):
+    q = torch.zeros(1, 1, 1, dim)
+    with pytest.raises(RuntimeError, match=f"head dim of 8, 16, 24, ... 256, got {dim}"):
+        ops.attn_tree(q, q, q, torch.tensor([0]))
+
+
+def path_of(parents, node):
+    path = []
+    while node >= 0:
+        path.insert(0, node)
+        node = parents[node]
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kv", [0, 1, 63, 64, 65, 300])
+def test_a_node_equals_its_path_decoded_alone(kv, dtype, isa):
+    """Tree, chain, prefill and single token: the same bits, whatever surrounds the path."""
+    g = torch.Generator().manual_seed(kv)
+    heads, kv_heads, nodes, dim = 5, 1, 81, 40
+    parents = random_tree(nodes, g)
+    parents[60:] = range(59, nodes - 1)  # a long branch crosses tiles
+    q = draw(g, dtype, 2, heads, nodes, dim)
+    k, v = (draw(g, dtype, 2, kv_heads, kv + nodes + 5, dim) for _ in range(2))
+    bits = ancestor_bits(parents).expand(2, -1, -1)
+    lengths = torch.tensor([kv, kv // 2])
+    tree = ops.attn_tree(q, k, v, lengths, ancestors=bits)
+    for node in (0, 1, 40, 80):
+        path = path_of(parents, node)
+        rows = torch.tensor([*range(kv), *(kv + i for i in path)])
+        chain_q, chain_k, chain_v = q[:1, :, path], k[:1, :, rows], v[:1, :, rows]
+        want = tree.out[:1, :, node], tree.lse[:1, :, node]
+        last = chain_q[:, :, -1:]
+        alone = torch.tensor([len(rows) - 1])
+        own = torch.tensor([[[1]]], dtype=torch.int32)
+        prefill = torch.zeros(1, heads, len(rows), dim, dtype=dtype)
+        prefill[:, :, -1:] = last
+        wider = torch.cat([chain_k, chain_v.flip(2)], 3)[..., :dim]  # other strides
+        results = {
+            "chain": ops.attn_tree(chain_q, chain_k, chain_v, torch.tensor([kv])),
+            "single": ops.attn_tree(last, chain_k, chain_v, alone),
+            "tree of one": ops.attn_tree(last, wider, chain_v, alone, ancestors=own),
+            "prefill": ops.attn_tree(prefill, chain_k, chain_v, torch.tensor([0])),
+            "full": ops.attn_tree(last, chain_k, chain_v, alone, causal=False),
+        }
+        for name, got in results.items():
+            assert torch.equal(got.out[:, :, -1], want[0]), (name, node)
+            assert torch.equal(got.lse[:, :, -1], want[1]), (name, node)
+
+
+@pytest.mark.parametrize("shape", ["random", "causal", "full"])
+def test_bits_depend_on_no_isa_thread_count_or_batch(shape):
+    args, kwargs = attend(3, 6, 2, 81, 72, 300, shape=shape, ragged=True)(torch.device("cpu"))
+    before, threads = _C.isa(), torch.get_num_threads()
+    results = []
+    for isa in {before, "portable"}:
+        for count in (1, 2):
+            _C.set_isa(isa)
+            torch.set_num_threads(count)
+            results.append(ops.attn_tree(*args, **kwargs))
+            parts = [
+                ops.attn_tree(
+                    *(t[b : b + 1] for t in args),
+                    **{k: t[b : b + 1] if torch.is_tensor(t) else t for k, t in kwargs.items()},
+                )
+                for b in range(3)
+            ]
+            results.append([torch.cat(field) for field in zip(*parts, strict=True)])
+    _C.set_isa(before)
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+
+
+def test_output_layout_is_heads_last_in_memory():
+    args, kwargs = attend(2, 4, 2, 7, 16, 5)(torch.device("cpu"))
+    out, lse = ops.attn_tree(*args, **kwargs)
+    assert out.transpose(1, 2).is_contiguous() and lse.is_contiguous()
+
+
+def test_rows_that_see_nothing_are_zero():
+    args, kwargs = attend(1, 2, 1, 4, 16, 0)(torch.device("cpu"))
+    kwargs["ancestors"] = torch.tensor([[[1], [0], [-16], [8]]], dtype=torch.int32)
+    out, lse = ops.attn_tree(*args, **kwargs)
+    for node in (1, 2):  # no bits; only bits past the tree
+        assert not out[:, :, node].any() and lse[:, :, node].isneginf().all()
+    assert torch.isfinite(lse[:, :, [0, 3]]).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_shape_equals_the_reference(data):
+    kv_heads = data.draw(st.integers(1, 3))
+    shape = data.draw(st.sampled_from(["random", "chain", "star", "causal", "full"]))
+    spec = sample(
+        "drawn",
+        data.draw(st.integers(1, 3)),
+        kv_heads * data.draw(st.sampled_from([1, 2, 4, 5])),
+        kv_heads,
+        data.draw(st.integers(1, 140)),
+        8 * data.draw(st.integers(1, 32)),
+        data.draw(st.sampled_from([0, 1, 63, 64, 65, 127, 128, 130])),
+        dtype=data.draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16])),
+        shape=shape,
+        ragged=data.draw(st.booleans()),
+        strided=data.draw(st.booleans()),
+    )
+    args, kwargs = spec.make(torch.device("cpu"))
+    got, want = ops.attn_tree(*args, **kwargs), ref.attention.attn_tree(*args, **kwargs)
+    assert_same("attn_tree", spec, got, want)

@@ -1,0 +1,109 @@
+"""Samples of the attention room. Rows of the cache that nobody may see are NaN."""
+
+import torch
+
+from samples import Sample
+from samples.tree import random_tree
+
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+ROUNDING = {F32: 8e-6, F16: 2**-10, BF16: 2**-7}  # one unit in the last place, relative
+
+
+def ancestor_bits(parents: list[int]) -> torch.Tensor:
+    """[N, W] int32 masks of a tree given by parents."""
+    nodes = len(parents)
+    seen: list[int] = []
+    for i, up in enumerate(parents):
+        seen.append((seen[up] if up >= 0 else 0) | 1 << i)
+    words = [[bits >> 32 * w & 0xFFFFFFFF for w in range((nodes + 31) // 32)] for bits in seen]
+    return torch.tensor(words, dtype=torch.int64).reshape(nodes, -1).to(torch.int32)
+
+
+def draw(g, dtype, *shape):
+    return torch.randn(shape, generator=g).to(dtype)
+
+
+def attend(
+    batch,
+    heads,
+    kv_heads,
+    nodes,
+    dim,
+    kv,
+    *,
+    shape="random",
+    dtype=F32,
+    ragged=False,
+    strided=False,
+    scale=None,
+    spare=3,
+    wide=False,
+):
+    """`shape`: a tree of `random_tree`, or "causal" / "full" without ancestors."""
+
+    def make(device):
+        g = torch.Generator().manual_seed(nodes * 1000 + dim + kv)
+        index = torch.int64 if wide else torch.int32
+        lengths = torch.full((batch,), kv, dtype=index)
+        count = torch.full((batch,), nodes, dtype=index)
+        if ragged:
+            lengths = torch.randint(0, kv + 1, (batch,), generator=g, dtype=index)
+            count = torch.randint(0, nodes + 1, (batch,), generator=g, dtype=index)
+        rows = kv + nodes + spare
+        q = draw(g, dtype, batch, heads, nodes, dim)
+        k, v = (draw(g, dtype, batch, kv_heads, rows, dim) for _ in range(2))
+        for b in range(batch):
+            end = int(lengths[b] + count[b])
+            k[b, :, end:], v[b, :, end:], q[b, :, int(count[b]) :] = (float("nan"),) * 3
+        if strided:  # as projections and grown caches give them
+            q = q.transpose(1, 2).contiguous().transpose(1, 2)
+            k = torch.cat([k, k], 3).transpose(1, 2).contiguous().transpose(1, 2)[..., :dim]
+            v = torch.cat([v, v], 2)[:, :, :rows]
+        kwargs = {"causal": shape != "full", "scale": scale}
+        if ragged:
+            kwargs["n_nodes"] = count.to(device)
+        if shape not in ("causal", "full"):
+            trees = [ancestor_bits(random_tree(nodes, g, shape)) for _ in range(batch)]
+            words = (nodes + 31) // 32
+            bits = torch.stack(trees) if trees else torch.zeros(0, nodes, words, dtype=torch.int32)
+            kwargs["ancestors"] = bits.to(device)
+        return tuple(t.to(device) for t in (q, k, v, lengths)), kwargs
+
+    return make
+
+
+def sample(name, *args, dtype=F32, opcheck=False, **kwargs):
+    rounding = ROUNDING[dtype]
+    return Sample(
+        name,
+        attend(*args, dtype=dtype, **kwargs),
+        atol=8e-6,
+        rtol=rounding,
+        opcheck=opcheck,
+        fields={1: (5e-6, 5e-6)},
+    )
+
+
+SAMPLES = {
+    "attn_tree": [
+        sample("one-token", 1, 4, 4, 1, 64, 1, opcheck=True),
+        sample("empty-batch", 0, 4, 2, 5, 16, 3, opcheck=True),
+        sample("no-nodes", 2, 2, 2, 0, 16, 3, shape="causal"),
+        sample("no-prefix-chain", 2, 4, 1, 31, 24, 0, shape="causal"),
+        sample("tiny-model", 3, 5, 1, 9, 32, 150, ragged=True, opcheck=True),
+        sample("tile-less-one", 1, 4, 4, 33, 64, 63, shape="star"),
+        sample("tile-exactly", 1, 4, 1, 32, 80, 64, shape="chain", strided=True),
+        sample("tile-and-one", 2, 5, 1, 64, 40, 65, wide=True),
+        sample("token-recycling-81", 1, 10, 2, 81, 128, 300, strided=True),
+        sample("wide-128-ragged", 4, 2, 2, 128, 96, 65, ragged=True),
+        sample("prefill-causal", 2, 4, 2, 200, 64, 0, shape="causal", ragged=True),
+        sample("block-after-prefix", 2, 4, 1, 70, 64, 130, shape="full", strided=True),
+        sample("bidirectional", 1, 2, 2, 129, 16, 0, shape="full"),
+        sample("sharp-scores", 1, 2, 2, 12, 64, 100, scale=3.0),
+        sample("fp16-tree", 2, 8, 2, 37, 64, 100, dtype=F16, ragged=True, opcheck=True),
+        sample("bf16-tree", 2, 4, 4, 81, 128, 300, dtype=BF16, strided=True),
+        sample("bf16-causal", 1, 5, 1, 50, 80, 20, dtype=BF16, shape="causal"),
+        sample("fp16-full", 2, 3, 3, 33, 96, 64, dtype=F16, shape="full", ragged=True),
+        sample("bf16-odd-dim", 1, 2, 1, 7, 72, 5, dtype=BF16),
+    ]
+}
