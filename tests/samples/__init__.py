@@ -24,6 +24,6 @@ class Sample:
     )  # output index -> (atol, rtol)
 
 
-from samples import tree  # noqa: E402
+from samples import tree, unmask  # noqa: E402
 
-SAMPLES: dict[str, list[Sample]] = {**tree.SAMPLES}
+SAMPLES: dict[str, list[Sample]] = {**tree.SAMPLES, **unmask.SAMPLES}

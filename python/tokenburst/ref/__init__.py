@@ -1,5 +1,5 @@
 """Every op once more in plain torch: the written specification. Same names and signatures as `tokenburst.ops`."""
 
-from tokenburst.ref import tree
+from tokenburst.ref import tree, unmask
 
-__all__ = ["tree"]
+__all__ = ["tree", "unmask"]
