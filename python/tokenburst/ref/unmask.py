@@ -44,9 +44,10 @@ def unmask_select_(
         for r, i in enumerate(position[b].tolist()):
             if 0 <= i < x.shape[1] and int(x[b, i]) == mask_id:
                 masked.setdefault(i, r)
+        names = [] if rng is None else rng[b].tolist()
         ranked = []  # (cost, position, candidate), best first
         for i, r in masked.items():
-            value = _uniform(rng[b].tolist(), i) if score is None else float(score[b, r])
+            value = _uniform(names, i) if score is None else float(score[b, r])
             if int(token[b, r]) >= 0 and int(token[b, r]) != mask_id and value == value:
                 ranked.append((value if lowest_first else -value, i, r))
         ranked.sort()
