@@ -24,6 +24,7 @@ class Sample:
     )  # output index -> (atol, rtol)
 
 
-from samples import attention, recycle, tree  # noqa: E402
+<<<<<<< HEAD
+from samples import attention, recycle, tree, unmask  # noqa: E402
 
-SAMPLES: dict[str, list[Sample]] = {**attention.SAMPLES, **recycle.SAMPLES, **tree.SAMPLES}
+SAMPLES: dict[str, list[Sample]] = {**attention.SAMPLES, **recycle.SAMPLES, **tree.SAMPLES, **unmask.SAMPLES}

@@ -10,15 +10,18 @@ from tokenburst.ops.tree import (
     tree_commit_kv_,
     tree_verify_greedy,
 )
+from tokenburst.ops.unmask import Unmasked, unmask_select_
 
 __all__ = [
     "AcceptedPath",
     "Attended",
     "BuiltTree",
+    "Unmasked",
     "attn_tree",
     "recycle_draft",
     "recycle_update_",
     "tree_build",
     "tree_commit_kv_",
     "tree_verify_greedy",
+    "unmask_select_",
 ]
