@@ -12,7 +12,9 @@
 
 #ifdef TB_SIMT  // the kernels run on the host: launches, shared memory and PTX come from there
 #include <simt.h>
-#else
+#endif
+
+#ifndef TB_SIMT
 
 // One name for the block's dynamic shared memory, aligned for 16-byte accesses.
 #define TB_DYNAMIC_SHARED(T, name)                     \

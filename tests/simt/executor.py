@@ -8,6 +8,7 @@
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import re
@@ -15,7 +16,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import tokenburst as tb
+import torch
 from tokenburst import _C
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +32,7 @@ FLAGS = [
 # The compiler announces every access; checks.cpp, not a sanitizer's runtime, answers.
 WATCHED = [
     *("-DSIMT_CHECKED", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"),
-    "-fsanitize=alignment,bounds,null,shift,integer-divide-by-zero",
+    "-fsanitize=alignment,bounds,null,shift-exponent,integer-divide-by-zero",
 ]
 
 
@@ -88,26 +89,56 @@ def library(*cuda_sources: Path, checked: bool = False) -> Path:
     return _compile([*command, "-ldl"], objects, ".so")
 
 
-SCHEDULES = {"forward": (0, 0, 0xFF), "reverse": (1, 0, 0x7B), "shuffled": (2, 1, 0xFF)}
+@functools.cache
+def _memory() -> ctypes.CDLL:
+    """The allocator that tells the checks where tensors are; it speaks torch's C++ ABI."""
+    torch_root = Path(torch.__file__).parent
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
+    flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-w", abi]
+    flags += ["-isystem", str(torch_root / "include"), str(HERE / "memory.cpp")]
+    flags += ["-L", str(torch_root / "lib"), "-lc10"]
+    command = [*COMPILER, *flags, f"-DSIMT_TORCH={torch.__version__}"]  # another torch, another key
+    return ctypes.CDLL(str(_compile(command, [HERE / "memory.cpp"], ".so")))
 
 
-def set_schedule(path: Path, schedule: str) -> ctypes.CDLL:
-    """Chooses the order of blocks and threads, and what uninitialised shared memory holds."""
-    loaded = ctypes.CDLL(str(path))
-    order, seed, poison = SCHEDULES[schedule]
-    loaded.simt_schedule(order, ctypes.c_uint64(seed), poison)
-    return loaded
+@contextlib.contextmanager
+def memory(pattern: int = 0xFF):
+    """New CPU tensors are watched: exact bounds, gaps between them, fresh ones filled with `pattern`."""
+    _memory().simt_use_arena(True, pattern)
+    try:
+        yield
+    finally:
+        _memory().simt_use_arena(False, pattern)
+
+
+# order of blocks and threads, seed, what uninitialised memory holds
+SCHEDULES = {"forward": (0, 0, 0xFF), "reverse": (1, 0, 0x7B), "shuffled": (2, 1, 0x3C)}
+
+
+def load(path: Path, schedule: str = "forward") -> ctypes.CDLL:
+    """Opens a library of `library()` and chooses its schedule."""
+    opened = ctypes.CDLL(str(path))
+    order, seed, pattern = SCHEDULES[schedule]
+    opened.simt_schedule(order, ctypes.c_uint64(seed), pattern)
+    arena = [ctypes.c_void_p() for _ in range(3)]
+    _memory().simt_arena(*map(ctypes.byref, arena))
+    opened.simt_watch(*arena)
+    return opened
 
 
 @contextlib.contextmanager
 def running(*ops: str, checked: bool = False, schedule: str = "forward"):
-    """Calls of these ops with CPU tensors run their CUDA kernels; other ops fail in the meantime."""
+    """Calls of these ops with CPU tensors run their CUDA kernels; other ops fail in the meantime.
+
+    Tensors that a checked kernel touches must be made inside.
+    """
     path = library(*(sources()[op] for op in ops), checked=checked)
-    set_schedule(path, schedule)
-    why_not = _C.set_executor(str(path))
-    if why_not:
-        raise RuntimeError(f"{why_not}; build and install the extension again")
-    try:
-        yield tb.ops
-    finally:
-        _C.set_executor(None)
+    with memory(SCHEDULES[schedule][2]):
+        load(path, schedule)
+        why_not = _C.set_executor(str(path))
+        if why_not:
+            raise RuntimeError(f"{why_not}; build and install the extension again")
+        try:
+            yield
+        finally:
+            _C.set_executor(None)

@@ -597,38 +597,47 @@ std::string run(const std::string& command) {
   return out;
 }
 
-// "function at file:line" of an address in this library, inlined callers included.
-std::string source_of(const void* address, bool name_only) {
+// What addr2line says of an address in this library, one line per item.
+std::string address_info(const void* address, const char* options) {
   Dl_info info;
   if (!address || !dladdr(address, &info)) return "unknown code";
   char command[4096];
-  snprintf(command, sizeof command, "addr2line -C -f %s -s -e '%s' %#zx 2>/dev/null",
-           name_only ? "" : "-i", info.dli_fname,
+  snprintf(command, sizeof command, "addr2line -C %s -e '%s' %#zx 2>/dev/null", options,
+           info.dli_fname,
            static_cast<size_t>(static_cast<const char*>(address) -
-                               static_cast<const char*>(info.dli_fbase)) -
-               (name_only ? 0 : 1));
-  const std::string lines = run(command);
-  std::string text;
-  for (size_t at = 0; at < lines.size();) {
-    const size_t name_end = lines.find('\n', at);
-    if (name_end == std::string::npos) break;
-    size_t place_end = lines.find('\n', name_end + 1);
-    if (place_end == std::string::npos) place_end = lines.size();
-    const std::string name = lines.substr(at, name_end - at);
-    if (name_only) return name.substr(0, name.find('('));
-    const std::string place = lines.substr(name_end + 1, place_end - name_end - 1);
-    text += (text.empty() ? "" : ", called from ") + place;
-    at = place_end + 1;
+                               static_cast<const char*>(info.dli_fbase)));
+  return run(command);
+}
+
+std::string kernel_name() {
+  const std::string info = address_info(block.kernel, "-f");
+  const std::string name = info.substr(0, info.find('\n'));
+  size_t end = name.size();  // without the parameter list, the last (...) outside <>
+  int depth = 0;
+  for (size_t i = name.size(); i-- > 0;) {
+    depth += (name[i] == ')') - (name[i] == '(');
+    if (depth == 0 && name[i] == '(') {
+      end = i;
+      break;
+    }
   }
-  return text.empty() ? "unknown code" : text;
+  return name.substr(0, end);
 }
 
 std::string circumstances() {
-  return source_of(block.kernel, true) + ", block " + text_of(block.index) + ", thread " +
+  return kernel_name() + ", block " + text_of(block.index) + ", thread " +
          text_of(current->thread) + ": ";
 }
 
 }  // namespace
+
+std::string source_of(const void* code) {
+  // The byte before a return address belongs to the call.
+  std::string text = address_info(static_cast<const char*>(code) - 1, "-i");
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  for (size_t at; (at = text.find('\n')) != std::string::npos;) text.replace(at, 1, " < ");
+  return text;
+}
 
 void fail(Where where, const char* format, ...) {
   char text[4096];
@@ -645,7 +654,7 @@ void fail_at(const void* address, const char* format, ...) {
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  end_grid(circumstances() + text + ", at " + source_of(address, false));
+  end_grid(circumstances() + text + ", at " + source_of(address));
 }
 
 uint3 thread_idx() { return current->thread; }
@@ -794,7 +803,7 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 }
 
 int run_grid(dim3 grid, dim3 size, size_t shared, void (*run_body)(void*), void* run_context,
-             const void* kernel) {
+             const void* kernel, size_t context_bytes) {
   failure.clear();
   const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
   const uint64_t threads = static_cast<uint64_t>(size.x) * size.y * size.z;
@@ -815,7 +824,7 @@ int run_grid(dim3 grid, dim3 size, size_t shared, void (*run_body)(void*), void*
   block.size = size;
   block.threads = static_cast<int>(threads);
   block.dynamic.end = block.dynamic.begin + shared;
-  start_checks();
+  start_checks(run_context, context_bytes);
 
   std::vector<uint64_t> sequence(blocks);
   for (uint64_t i = 0; i < blocks; ++i) sequence[i] = order == reverse ? blocks - 1 - i : i;

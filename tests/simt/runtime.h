@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdarg>
+#include <string>
 #include <vector>
 
 namespace simt {
@@ -73,10 +74,13 @@ extern Fiber* current;  // null while the host runs
 [[noreturn]] void fail_at(const void* address, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 
+// "file:line" of code in this library, inlined callers included.
+std::string source_of(const void* code);
+
 // checks.cpp
 enum class Access { read, write, atomic, read_only };
 void check_access(const void* p, size_t bytes, Access access, Where where, const void* code);
 void check_in_flight(const void* p, bool in_flight, Where where);  // 16 bytes of shared memory
-void start_checks();                                               // of a grid
+void start_checks(const void* context, size_t bytes);  // of a grid with these arguments
 
 }  // namespace simt

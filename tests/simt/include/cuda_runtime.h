@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <tuple>
 #include <type_traits>
 
 #define __global__
@@ -432,3 +433,15 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_
   memset(p, value, bytes);
   return cudaSuccess;
 }
+
+#ifdef SIMT_CHECKED
+// The compiler announces the accesses of small copies, which become loads and stores, but not those
+// of calls to memcpy. No standard header may follow.
+namespace simt {
+void copy_bytes(void* to, const void* from, size_t bytes);
+}
+#define memcpy(to, from, bytes)                                                              \
+  (__builtin_constant_p(bytes) && ((bytes) & ((bytes)-1)) == 0 && (bytes) <= 16              \
+       ? static_cast<void>(__builtin_memcpy(to, from, bytes))                                \
+       : ::simt::copy_bytes(to, from, bytes))
+#endif

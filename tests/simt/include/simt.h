@@ -5,8 +5,6 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <tuple>
-
 #define TB_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared())
 
 namespace simt {
@@ -22,7 +20,7 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 
 // Runs body(context) once per thread of the grid; 0 or an error that cudaGetErrorString explains.
 int run_grid(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* context,
-             const void* kernel);
+             const void* kernel, size_t context_bytes);
 
 }  // namespace simt
 
@@ -43,7 +41,7 @@ inline int launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t share
     }
   } call{kernel, {args...}};
   return simt::run_grid(grid, block, shared, &Call::run, &call,
-                        reinterpret_cast<const void*>(kernel));
+                        reinterpret_cast<const void*>(kernel), sizeof call);
 }
 
 inline float exp2_approx(float x) {
