@@ -22,7 +22,7 @@ struct Cell {
   Stamp write, read[2];
   const char* file;  // of the write; line 0: code address
   int line;
-  bool in_flight;
+  uint32_t in_flight;  // epoch in which an asynchronous copy into it began; 0 = none
 };
 
 constexpr size_t fixed_bytes = 64 * 1024;
@@ -77,7 +77,7 @@ std::string describe(const void* p, size_t bytes) {
 void check_shared(Cell* cell, const void* p, size_t bytes, Access access, Place place) {
   const bool atomic = access == Access::atomic, writes = access != Access::read;
   for (size_t i = 0; i < bytes; ++i, ++cell) {
-    if (cell->in_flight) {
+    if (cell->in_flight >= block.first_epoch) {
       refuse(place, "missing cp_async_wait: " + describe(p, bytes) +
                         " are still being filled by the copy started at " + where_of(*cell));
     }
@@ -207,7 +207,7 @@ void check_access(const void* p, size_t bytes, Access access, Where where, const
 
 void check_in_flight(const void* p, bool in_flight, Where) {
   Cell* cell = cell_of(p);
-  for (int i = 0; i < 16; ++i) cell[i].in_flight = in_flight;
+  for (int i = 0; i < 16; ++i) cell[i].in_flight = in_flight ? block.epoch : 0;
 }
 
 }  // namespace simt
@@ -228,8 +228,8 @@ void undefined(const SourceLocation& at, const char* what) {
 }
 }  // namespace
 
-#define SIMT_ACCESS(name, bytes, access) \
-  extern "C" void __tsan_##name(void* p) { \
+#define SIMT_ACCESS(name, bytes, access)                         \
+  extern "C" void __tsan_##name(void* p) {                       \
     seen(p, bytes, Access::access, __builtin_return_address(0)); \
   }
 SIMT_ACCESS(read1, 1, read)
@@ -299,7 +299,7 @@ void check_in_flight(const void*, bool, Where) {}
 
 // Where tensors may be; memory.cpp hands it out.
 extern "C" __attribute__((visibility("default"))) void simt_watch(char* begin, char* end,
-                                                                   const unsigned char* shadow) {
+                                                                  const unsigned char* shadow) {
   simt::arena = {begin, end};
   simt::arena_shadow = shadow;
 }

@@ -487,12 +487,7 @@ void collective(Kind kind, unsigned mask, void* argument, Where where) {
   warp.argument[lane_of(self)] = argument;
   Pending* mine = nullptr;
   for (Pending& p : warp.pending) {
-    if (p.mask == mask) {
-      mine = &p;
-    } else if (p.mask & mask) {
-      fail(where, "%s with mask 0x%08x while lanes of it wait in %s with mask 0x%08x at %s:%d",
-           kind_name[kind], mask, kind_name[p.kind], p.mask, p.where.file, p.where.line);
-    }
+    if (p.mask == mask) mine = &p;
   }
   if (mine && mine->kind != kind) {
     fail(where, "lanes of one mask (0x%08x) meet in different collectives: %s here, %s at %s:%d",
@@ -634,6 +629,9 @@ std::string circumstances() {
 std::string source_of(const void* code) {
   // The byte before a return address belongs to the call.
   std::string text = address_info(static_cast<const char*>(code) - 1, "-i");
+  for (size_t at; (at = text.find(" (discriminator")) != std::string::npos;) {
+    text.erase(at, text.find(')', at) + 1 - at);
+  }
   while (!text.empty() && text.back() == '\n') text.pop_back();
   for (size_t at; (at = text.find('\n')) != std::string::npos;) text.replace(at, 1, " < ");
   return text;

@@ -81,6 +81,6 @@ std::string source_of(const void* code);
 enum class Access { read, write, atomic, read_only };
 void check_access(const void* p, size_t bytes, Access access, Where where, const void* code);
 void check_in_flight(const void* p, bool in_flight, Where where);  // 16 bytes of shared memory
-void start_checks(const void* context, size_t bytes);  // of a grid with these arguments
+void start_checks(const void* context, size_t bytes);              // of a grid with these arguments
 
 }  // namespace simt

@@ -18,7 +18,7 @@
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
 #define __maxnreg__(...)
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __grid_constant__
@@ -434,7 +434,7 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_
   return cudaSuccess;
 }
 
-#ifdef SIMT_CHECKED
+#ifdef __SANITIZE_THREAD__
 // The compiler announces the accesses of small copies, which become loads and stores, but not those
 // of calls to memcpy. No standard header may follow.
 namespace simt {
@@ -445,3 +445,6 @@ void copy_bytes(void* to, const void* from, size_t bytes);
        ? static_cast<void>(__builtin_memcpy(to, from, bytes))                                \
        : ::simt::copy_bytes(to, from, bytes))
 #endif
+
+// After __shared__ a host compiler refuses the standard form.
+#define alignas(n) __attribute__((aligned(n)))
