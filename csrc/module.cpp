@@ -1,6 +1,7 @@
 // `_C`: importing it registers the ops. What it offers to Python is about the build, never about
 // tensors.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "common/isa.h"
 #include "common/launch.h"
@@ -22,4 +23,16 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cuda_has", [](const char* op) { return tokenburst::cuda_has(op); }, py::arg("op"),
       "Whether the loaded CUDA library has a kernel for this op.");
+<<<<<<< HEAD
+=======
+  m.def(
+      "set_executor",
+      [](const std::optional<std::string>& path) {
+        return tokenburst::set_executor(path ? path->c_str() : nullptr);
+      },
+      py::arg("path"),
+      "For tests: run calls with CPU tensors on CUDA kernels built for the host (tests/simt); None "
+      "ends it. Returns '' or the reason why the library cannot be used.");
+  tokenburst::isa();  // an impossible TOKENBURST_ISA fails the import with its sentence
+>>>>>>> simt
 }

@@ -69,8 +69,11 @@ DType dtype_of(const Tensor& t) {
   }
 }
 
-Check::Check(const char* op, const Tensor& first, const char* name) : op_(op), device_(-1) {
-  if (first.is_cpu()) return;
+Check::Check(const char* op, const Tensor& first, const char* name) : op_(op), device_(cpu_device) {
+  if (first.is_cpu()) {
+    if (executor_is_set()) device_ = executor_device;
+    return;
+  }
   if (!first.is_cuda()) refuse(name, "a CPU or CUDA tensor", "one on another device");
   device_ = first.get_device_index();
 }

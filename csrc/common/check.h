@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/launch.h"
 #include "common/types.h"
 
 namespace tokenburst {
@@ -55,8 +56,9 @@ class Check {
   [[noreturn]] void refuse(const char* name, const std::string& expected,
                            const std::string& got) const;
 
-  bool on_cpu() const { return device_ < 0; }
-  int device() const { return device_; }  // CUDA index, -1 for the CPU
+  // False also where CPU tensors go to CUDA kernels that run on the host: values are not checked.
+  bool on_cpu() const { return device_ == cpu_device; }
+  int device() const { return device_; }  // CUDA index, cpu_device or executor_device
 
  private:
   void device_and_shape(const Tensor& t, const char* name, std::initializer_list<int64_t>) const;

@@ -10,14 +10,18 @@
 
 #define TB_EXPORT extern "C" __attribute__((visibility("default")))
 
+#ifdef TB_SIMT  // the kernels run on the host: launches, shared memory and PTX come from there
+#include <simt.h>
+#endif
+
+#ifndef TB_SIMT
+
 // One name for the block's dynamic shared memory, aligned for 16-byte accesses.
 #define TB_DYNAMIC_SHARED(T, name)                     \
   extern __shared__ __align__(16) uint8_t tb_shared[]; \
   T* name = reinterpret_cast<T*>(tb_shared)
 
 namespace tokenburst {
-
-constexpr unsigned full_warp = 0xffffffffu;
 
 // kernel<<<grid, block, shared, stream>>>(args...); returns the launch error. Empty grids are not
 // launched.
@@ -33,6 +37,14 @@ inline int launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t share
   kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream)>>>(args...);
   return cudaGetLastError();
 }
+
+}  // namespace tokenburst
+
+#endif  // TB_SIMT
+
+namespace tokenburst {
+
+constexpr unsigned full_warp = 0xffffffffu;
 
 // Butterfly sums and maxima: every lane gets the result, in an order that never varies.
 __device__ inline float warp_sum(float x) {
@@ -82,7 +94,7 @@ struct Pack {
   }
 };
 
-#ifndef TB_SIMT  // the host executor brings its own
+#ifndef TB_SIMT
 
 // 2^x, 2 ulp.
 __device__ inline float exp2_approx(float x) {

@@ -24,8 +24,12 @@ CudaLibrary& library() {
   return instance;
 }
 
-void* find_kernel(const char* op) {
-  CudaLibrary& lib = library();
+CudaLibrary& executor() {
+  static CudaLibrary instance;
+  return instance;
+}
+
+void* find_kernel(CudaLibrary& lib, const char* op) {
   const std::lock_guard<std::mutex> lock(lib.mutex);
   if (!lib.handle) return nullptr;
   void*& kernel = lib.kernels[op];
@@ -53,12 +57,8 @@ void* current_stream(int device) {
   return stream;
 }
 
-}  // namespace
-
-const char* load_cuda(const char* path) {
-  CudaLibrary& lib = library();
-  const std::lock_guard<std::mutex> lock(lib.mutex);
-  if (lib.handle) return "";
+// Opens a library into `lib` if it was built with this module.
+const char* open_library(CudaLibrary& lib, const char* path) {
   void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!handle) {
     lib.why_not = dlerror();
@@ -83,21 +83,50 @@ const char* load_cuda(const char* path) {
   return "";
 }
 
-bool cuda_has(const char* op) { return find_kernel(op) != nullptr; }
+}  // namespace
+
+const char* load_cuda(const char* path) {
+  CudaLibrary& lib = library();
+  const std::lock_guard<std::mutex> lock(lib.mutex);
+  return lib.handle ? "" : open_library(lib, path);
+}
+
+const char* set_executor(const char* path) {
+  CudaLibrary& lib = executor();
+  const std::lock_guard<std::mutex> lock(lib.mutex);
+  lib.kernels.clear();
+  lib.handle = nullptr;  // stays open: a caller may come back to it
+  return path ? open_library(lib, path) : "";
+}
+
+bool executor_is_set() {
+  CudaLibrary& lib = executor();
+  const std::lock_guard<std::mutex> lock(lib.mutex);
+  return lib.handle != nullptr;
+}
+
+bool cuda_has(const char* op) { return find_kernel(library(), op) != nullptr; }
 
 void cuda_launch(const char* op, const void* params, int device) {
-  void* kernel = find_kernel(op);
+  CudaLibrary& lib = device == executor_device ? executor() : library();
+  void* kernel = find_kernel(lib, op);
   if (!kernel) {
-    const std::string why = library().why_not;
+    const std::string why = lib.why_not;
     throw std::runtime_error(std::string(op) + ": the CUDA kernels cannot be used: " +
                              (why.empty() ? "this op is missing from the library" : why));
   }
-  const torch::stable::accelerator::DeviceGuard guard(device);
   using Launch = int (*)(const void*, void*);
-  const int error = reinterpret_cast<Launch>(kernel)(params, current_stream(device));
+  const auto launch = reinterpret_cast<Launch>(kernel);
+  int error;
+  if (device == executor_device) {
+    error = launch(params, nullptr);
+  } else {
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    error = launch(params, current_stream(device));
+  }
   if (error == 0) return;
   using ErrorText = const char* (*)(int);
-  const auto text = reinterpret_cast<ErrorText>(dlsym(library().handle, "tokenburst_cuda_error"));
+  const auto text = reinterpret_cast<ErrorText>(dlsym(lib.handle, "tokenburst_cuda_error"));
   throw std::runtime_error(std::string(op) +
                            ": CUDA launch failed: " + (text ? text(error) : std::to_string(error)));
 }

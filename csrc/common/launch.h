@@ -20,7 +20,7 @@
 
 #define TB_LAUNCH(op, params, device)      \
   do {                                     \
-    if ((device) < 0) {                    \
+    if ((device) == cpu_device) {          \
       TB_CPU_LAUNCH(op, params);           \
     } else {                               \
       cuda_launch(#op, &(params), device); \
@@ -29,13 +29,21 @@
 
 namespace tokenburst {
 
-// Calls tokenburst_<op>_cuda of the loaded CUDA library on torch's current stream; throws a
-// sentence when the library is not loaded or the launch fails.
+// Where an op runs: a CUDA index, the CPU, or the CUDA kernels executed on the host (for tests).
+constexpr int cpu_device = -1, executor_device = -2;
+
+// Calls tokenburst_<op>_cuda of the library that serves this device, on torch's current stream;
+// throws a sentence when the library is not loaded or the launch fails.
 void cuda_launch(const char* op, const void* params, int device);
 
 // Opens the CUDA library and checks that it was built with this module; returns "" or why it cannot
 // be used.
 const char* load_cuda(const char* path);
 bool cuda_has(const char* op);
+
+// For tests: opens a build of the CUDA kernels that runs on the host (tests/simt), and from then on
+// calls with CPU tensors go to it as calls with CUDA tensors go to the GPU; nullptr ends that.
+const char* set_executor(const char* path);
+bool executor_is_set();
 
 }  // namespace tokenburst

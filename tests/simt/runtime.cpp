@@ -1,0 +1,854 @@
+// Blocks one after another, one fiber per thread of a block. A fiber runs until it waits or ends;
+// whatever waits for other threads (barriers, warp collectives) is decided here, so a thread that
+// never comes is seen.
+#include "runtime.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <simt.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <string>
+
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+extern "C" void* __tls_get_addr(size_t*);
+
+namespace simt {
+
+Block block;
+Fiber fibers[max_threads];
+Fiber* current = nullptr;
+
+namespace {
+
+enum Order { forward, reverse, shuffled };
+
+Warp warps[max_threads / warp_size];
+int warp_now;
+Order order = forward;
+uint64_t random_state;
+unsigned char poison = 0xff;
+std::string failure;
+void (*body)(void*);
+void* context;
+
+struct {
+  int arrived, count;
+  Barrier kind;
+  Where where;
+  int result;
+} gate;
+
+uint32_t draw() {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<uint32_t>(random_state >> 33);
+}
+
+Warp& warp_of(const Fiber& fiber) { return warps[fiber.id / warp_size]; }
+int lane_of(const Fiber& fiber) { return fiber.id % warp_size; }
+
+// --- switching -----------------------------------------------------------------------------------
+
+#ifdef __x86_64__
+void* host_stack_pointer;
+extern "C" void simt_switch(void** save, void* load);
+asm(R"(
+.text
+.hidden simt_switch
+.globl simt_switch
+.type simt_switch, @function
+simt_switch:
+  pushq %rbx
+  pushq %rbp
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbp
+  popq %rbx
+  ret
+.size simt_switch, .-simt_switch
+)");
+
+void start_stack(Fiber& fiber, void (*entry)()) {
+  // Tops at different distances from a page, or all stacks would share a few cache sets.
+  const size_t stagger = fiber.id * 832 % 16384;
+  void** top = reinterpret_cast<void**>(fiber.stack + stack_bytes - stagger);
+  *--top = nullptr;  // entry's return address; it never returns
+  *--top = reinterpret_cast<void*>(entry);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  fiber.stack_pointer = top;
+}
+void to_fiber(Fiber* from, Fiber* to) {
+  current = to;
+  simt_switch(from ? &from->stack_pointer : &host_stack_pointer, to->stack_pointer);
+}
+void to_host(Fiber* from) {
+  current = nullptr;
+  simt_switch(&from->stack_pointer, host_stack_pointer);
+}
+#else
+ucontext_t host_context, contexts[max_threads];
+
+void start_stack(Fiber& fiber, void (*entry)()) {
+  ucontext_t& c = contexts[fiber.id];
+  getcontext(&c);
+  c.uc_stack.ss_sp = fiber.stack;
+  c.uc_stack.ss_size = stack_bytes;
+  c.uc_link = nullptr;
+  makecontext(&c, entry, 0);
+}
+void to_fiber(Fiber* from, Fiber* to) {
+  current = to;
+  swapcontext(from ? &contexts[from->id] : &host_context, &contexts[to->id]);
+}
+void to_host(Fiber* from) {
+  current = nullptr;
+  swapcontext(&contexts[from->id], &host_context);
+}
+#endif
+
+// --- scheduling ----------------------------------------------------------------------------------
+
+int pick_lane(unsigned ready) {
+  if (order == forward) return __builtin_ctz(ready);
+  if (order == reverse) return 31 - __builtin_clz(ready);
+  const int turn = draw() % warp_size;
+  const unsigned rotated = ready >> turn | (turn ? ready << (warp_size - turn) : 0);
+  return (__builtin_ctz(rotated) + turn) % warp_size;
+}
+
+Fiber* pick() {
+  const int n = (block.threads + warp_size - 1) / warp_size;
+  int w = warp_now;
+  if (order == shuffled) w = draw() % n;
+  for (int tried = 0; tried < n; ++tried) {
+    if (warps[w].ready) {
+      warp_now = w;
+      return &fibers[w * warp_size + pick_lane(warps[w].ready)];
+    }
+    w = order == reverse ? (w + n - 1) % n : (w + 1) % n;
+  }
+  return nullptr;
+}
+
+void resume_others();
+
+void make_ready(Fiber& fiber) {
+  fiber.state = State::ready;
+  warp_of(fiber).ready |= 1u << lane_of(fiber);
+}
+
+void wait(const char* in, Where where) {
+  Fiber& self = *current;
+  self.state = State::waiting;
+  self.waits = where;
+  self.waits_in = in;
+  warp_of(self).ready &= ~(1u << lane_of(self));
+  resume_others();
+}
+
+std::string text_of(const uint3& v) {
+  return "(" + std::to_string(v.x) + "," + std::to_string(v.y) + "," + std::to_string(v.z) + ")";
+}
+
+// "0-3, 7": thread ids that wait in the same place.
+std::string waiting_threads(const char* in, Where where) {
+  std::string text;
+  for (int i = 0; i < block.threads; ++i) {
+    auto same = [&](int t) {
+      const Fiber& f = fibers[t];
+      return t < block.threads && f.state == State::waiting && f.waits_in == in &&
+             f.waits.line == where.line && f.waits.file == where.file;
+    };
+    if (!same(i)) continue;
+    const int first = i;
+    while (same(i + 1)) ++i;
+    text += (text.empty() ? "" : ", ") + std::to_string(first);
+    if (i > first) text += "-" + std::to_string(i);
+  }
+  return text;
+}
+
+[[noreturn]] void deadlock() {
+  std::string text = "deadlock: every thread that has not ended waits:";
+  std::string told;
+  for (int i = 0; i < block.threads; ++i) {
+    const Fiber& f = fibers[i];
+    if (f.state != State::waiting) continue;
+    const std::string place =
+        std::string(f.waits_in) + " at " + f.waits.file + ":" + std::to_string(f.waits.line);
+    if (told.find(place) != std::string::npos) continue;
+    told += place;
+    text += " threads " + waiting_threads(f.waits_in, f.waits) + " in " + place + ";";
+  }
+  fail(current->waits, "%s", text.c_str());
+}
+
+void resume_others() {
+  Fiber* self = current;
+  Fiber* next = pick();
+  if (!next) deadlock();
+  if (next != self) to_fiber(self, next);
+}
+
+void complete(Warp& warp, const Pending& done);
+
+// Lanes that have ended no longer count: the rest may now be complete.
+void settle(Warp& warp) {
+  for (size_t i = 0; i < warp.pending.size();) {
+    const Pending p = warp.pending[i];
+    if (p.arrived == (p.mask & warp.alive)) {
+      warp.pending.erase(warp.pending.begin() + i);
+      complete(warp, p);
+    } else {
+      ++i;
+    }
+  }
+}
+
+void run_fiber() {
+  body(context);
+  Fiber& self = *current;
+  Warp& warp = warp_of(self);
+  self.state = State::done;
+  warp.alive &= ~(1u << lane_of(self));
+  warp.ready &= warp.alive;
+  --block.alive;
+  if (gate.arrived > 0) {
+    fail(gate.where, "divergent barrier: this thread ended while threads %s wait in a barrier",
+         waiting_threads("a barrier", gate.where).c_str());
+  }
+  settle(warp);
+  if (block.alive == 0) to_host(&self);
+  resume_others();
+}
+
+// --- warp collectives ----------------------------------------------------------------------------
+
+enum Kind { kind_sync, kind_shuffle, kind_vote, kind_reduce, kind_load_matrix, kind_multiply_add };
+const char* const kind_name[] = {"__syncwarp",  "a shuffle", "a vote",
+                                 "a reduction", "ldmatrix",  "mma"};
+
+struct ShuffleArgument {
+  Shuffle kind;
+  uint64_t value;
+  int argument, width;
+};
+struct VoteArgument {
+  Vote kind;
+  uint64_t value;
+};
+struct ReduceArgument {
+  Reduce kind;
+  unsigned value;
+};
+struct MatrixArgument {
+  uint32_t* r;
+  const char* row;
+  bool transposed;
+};
+struct MultiplyArgument {
+  float* c;
+  const uint32_t* a;
+  uint32_t b[2];
+  bool bfloat;
+};
+
+template <class F>
+void each_lane(unsigned lanes, F f) {
+  for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
+}
+
+void complete_sync(Warp& warp, unsigned lanes) {
+  Fiber* first = &fibers[(&warp - warps) * warp_size];
+  uint32_t joined[warp_size] = {};
+  each_lane(lanes, [&](int lane) {
+    for (int k = 0; k < warp_size; ++k) joined[k] = std::max(joined[k], first[lane].seen[k]);
+  });
+  each_lane(lanes, [&](int lane) {
+    memcpy(first[lane].seen, joined, sizeof joined);
+    first[lane].seen[lane] = ++first[lane].clock;
+  });
+}
+
+void complete_shuffle(Warp& warp, const Pending& p) {
+  uint64_t result[warp_size];
+  each_lane(p.arrived, [&](int lane) {
+    const auto& a = *static_cast<ShuffleArgument*>(warp.argument[lane]);
+    const int start = lane & ~(a.width - 1), end = start + a.width;
+    int from = lane;
+    switch (a.kind) {
+      case Shuffle::idx:
+        from = start + (a.argument & (a.width - 1));
+        break;
+      case Shuffle::up:
+        from = lane - a.argument < start ? lane : lane - a.argument;
+        break;
+      case Shuffle::down:
+        from = lane + a.argument >= end ? lane : lane + a.argument;
+        break;
+      case Shuffle::exclusive_or:
+        from = (lane ^ a.argument) >= end ? lane : lane ^ a.argument;
+        break;
+    }
+    if (!(p.arrived >> from & 1)) {
+      fail(p.where, "lane %d shuffles from lane %d, which takes no part (mask 0x%08x)", lane, from,
+           p.arrived);
+    }
+    result[lane] = static_cast<ShuffleArgument*>(warp.argument[from])->value;
+  });
+  each_lane(p.arrived, [&](int lane) {
+    static_cast<ShuffleArgument*>(warp.argument[lane])->value = result[lane];
+  });
+}
+
+void complete_vote(Warp& warp, const Pending& p) {
+  auto value = [&](int lane) { return static_cast<VoteArgument*>(warp.argument[lane])->value; };
+  unsigned ballot = 0;
+  uint64_t result[warp_size];
+  each_lane(p.arrived, [&](int lane) { ballot |= (value(lane) != 0 ? 1u : 0u) << lane; });
+  each_lane(p.arrived, [&](int lane) {
+    unsigned same = 0;
+    each_lane(p.arrived,
+              [&](int other) { same |= (value(other) == value(lane) ? 1u : 0u) << other; });
+    switch (static_cast<VoteArgument*>(warp.argument[lane])->kind) {
+      case Vote::ballot:
+        result[lane] = ballot;
+        break;
+      case Vote::any:
+        result[lane] = ballot != 0;
+        break;
+      case Vote::all:
+        result[lane] = ballot == p.arrived;
+        break;
+      case Vote::match_any:
+        result[lane] = same;
+        break;
+      case Vote::match_all:
+        result[lane] = same == p.arrived ? same : 0;
+        break;
+    }
+  });
+  each_lane(p.arrived, [&](int lane) {
+    static_cast<VoteArgument*>(warp.argument[lane])->value = result[lane];
+  });
+}
+
+unsigned combine(Reduce kind, unsigned a, unsigned b) {
+  const int sa = static_cast<int>(a), sb = static_cast<int>(b);
+  switch (kind) {
+    case Reduce::add_u:
+    case Reduce::add_s:
+      return a + b;
+    case Reduce::min_u:
+      return std::min(a, b);
+    case Reduce::max_u:
+      return std::max(a, b);
+    case Reduce::min_s:
+      return std::min(sa, sb);
+    case Reduce::max_s:
+      return std::max(sa, sb);
+    case Reduce::bit_and:
+      return a & b;
+    case Reduce::bit_or:
+      return a | b;
+    case Reduce::bit_xor:
+      return a ^ b;
+  }
+  return 0;
+}
+
+void complete_reduce(Warp& warp, const Pending& p) {
+  const int first = __builtin_ctz(p.arrived);
+  unsigned result = static_cast<ReduceArgument*>(warp.argument[first])->value;
+  each_lane(p.arrived & ~(1u << first), [&](int lane) {
+    const auto& a = *static_cast<ReduceArgument*>(warp.argument[lane]);
+    result = combine(a.kind, result, a.value);
+  });
+  each_lane(p.arrived,
+            [&](int lane) { static_cast<ReduceArgument*>(warp.argument[lane])->value = result; });
+}
+
+// Lane l receives, of each matrix, the two values of row l / 4 from column 2 (l % 4) on; with
+// .trans those of the transposed matrix.
+void complete_load_matrix(Warp& warp, const Pending& p) {
+  Fiber* first = &fibers[(&warp - warps) * warp_size];
+  Fiber* caller = current;
+  auto argument = [&](int lane) { return static_cast<MatrixArgument*>(warp.argument[lane]); };
+  each_lane(p.arrived, [&](int lane) {
+    current = first + lane;  // each value is read by the lane that gets it
+    const MatrixArgument& own = *argument(lane);
+    if (reinterpret_cast<uintptr_t>(own.row) % 16) {
+      fail(p.where, "misaligned ldmatrix: row address %p is not a multiple of 16", own.row);
+    }
+    for (int m = 0; m < 4; ++m) {
+      uint16_t pair[2];
+      for (int i = 0; i < 2; ++i) {
+        const int along = lane % 4 * 2 + i, across = lane / 4;
+        const int row = own.transposed ? along : across, column = own.transposed ? across : along;
+        const char* source = argument(m * 8 + row)->row + column * 2;
+        if (!block.dynamic.touches(source) && !block.fixed.touches(source)) {
+          fail(p.where, "ldmatrix reads outside shared memory, at %p", source);
+        }
+        check_access(source, 2, Access::read, p.where, nullptr);
+        memcpy(&pair[i], source, 2);
+      }
+      own.r[m] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
+    }
+  });
+  current = caller;
+}
+
+float widen(uint32_t pair, int half, bool bfloat) {
+  const uint32_t bits = half ? pair >> 16 : pair & 0xffff;
+  if (bfloat) return __uint_as_float(bits << 16);
+  const uint16_t narrow = static_cast<uint16_t>(bits);
+  _Float16 value;
+  memcpy(&value, &narrow, 2);
+  return static_cast<float>(value);
+}
+
+// mma.m16n8k16: with group g = lane / 4 and t = lane % 4, a[i] holds row g + 8 (i % 2), columns 2t
+// and 2t + 1 (+ 8 for i >= 2); b[i] rows 2t, 2t + 1 (+ 8 i) of column g; c[i] row g + 8 (i / 2),
+// column 2t + i % 2.
+void complete_multiply_add(Warp& warp, const Pending& p) {
+  float a[16][16], b[16][8];
+  auto argument = [&](int lane) { return static_cast<MultiplyArgument*>(warp.argument[lane]); };
+  const bool bfloat = argument(0)->bfloat;
+  for (int lane = 0; lane < warp_size; ++lane) {
+    const MultiplyArgument& own = *argument(lane);
+    const int g = lane / 4, t = lane % 4;
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 4; ++i) {
+        a[g + 8 * (i % 2)][2 * t + half + 8 * (i / 2)] = widen(own.a[i], half, bfloat);
+      }
+      for (int i = 0; i < 2; ++i) b[2 * t + half + 8 * i][g] = widen(own.b[i], half, bfloat);
+    }
+  }
+  float sum[16][8];
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 8; ++column) sum[row][column] = a[row][0] * b[0][column];
+    for (int k = 1; k < 16; ++k) {
+      for (int column = 0; column < 8; ++column) sum[row][column] += a[row][k] * b[k][column];
+    }
+  }
+  each_lane(p.arrived, [&](int lane) {
+    float* c = argument(lane)->c;
+    for (int i = 0; i < 4; ++i) c[i] += sum[lane / 4 + 8 * (i / 2)][lane % 4 * 2 + i % 2];
+  });
+}
+
+void complete(Warp& warp, const Pending& p) {
+  switch (p.kind) {
+    case kind_sync:
+      complete_sync(warp, p.arrived);
+      break;
+    case kind_shuffle:
+      complete_shuffle(warp, p);
+      break;
+    case kind_vote:
+      complete_vote(warp, p);
+      break;
+    case kind_reduce:
+      complete_reduce(warp, p);
+      break;
+    default:
+      if (p.arrived != 0xffffffffu) {
+        fail(p.where, "%s needs all 32 lanes, mask 0x%08x came", kind_name[p.kind], p.arrived);
+      }
+      if (p.kind == kind_load_matrix) complete_load_matrix(warp, p);
+      if (p.kind == kind_multiply_add) complete_multiply_add(warp, p);
+  }
+  Fiber* first = &fibers[(&warp - warps) * warp_size];
+  each_lane(p.arrived, [&](int lane) { make_ready(first[lane]); });
+}
+
+void collective(Kind kind, unsigned mask, void* argument, Where where) {
+  Fiber& self = *current;
+  Warp& warp = warp_of(self);
+  const unsigned bit = 1u << lane_of(self);
+  if (!(mask & bit)) {
+    fail(where, "%s with mask 0x%08x, which leaves out the calling lane %d", kind_name[kind], mask,
+         lane_of(self));
+  }
+  warp.argument[lane_of(self)] = argument;
+  Pending* mine = nullptr;
+  for (Pending& p : warp.pending) {
+    if (p.mask == mask) mine = &p;
+  }
+  if (mine && mine->kind != kind) {
+    fail(where, "lanes of one mask (0x%08x) meet in different collectives: %s here, %s at %s:%d",
+         mask, kind_name[kind], kind_name[mine->kind], mine->where.file, mine->where.line);
+  }
+  if (!mine) {
+    warp.pending.push_back({mask, 0, kind, where});
+    mine = &warp.pending.back();
+  }
+  mine->arrived |= bit;
+  if (mine->arrived == (mask & warp.alive)) {
+    const Pending done = *mine;
+    warp.pending.erase(warp.pending.begin() + (mine - warp.pending.data()));
+    complete(warp, done);
+    return;
+  }
+  wait(kind_name[kind], where);
+}
+
+// --- grids ---------------------------------------------------------------------------------------
+
+void map_memory() {
+  if (block.stacks.begin) return;
+  const size_t stacks = stack_bytes * max_threads;
+  auto map = [](size_t bytes) {
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) abort();
+    return static_cast<char*>(p);
+  };
+  block.stacks.begin = map(stacks);
+  block.stacks.end = block.stacks.begin + stacks;
+  for (int i = 0; i < max_threads; ++i) {
+    fibers[i].id = i;
+    fibers[i].stack = block.stacks.begin + i * stack_bytes;
+    mprotect(fibers[i].stack, 4096, PROT_NONE);  // an overflow ends the process, not another thread
+  }
+  // 16-byte aligned as TB_DYNAMIC_SHARED promises, and no more.
+  block.dynamic.begin = map(max_shared + 4096) + 16;
+}
+
+// The thread-local segment of this library: the kernels' static shared variables, nothing else.
+int find_fixed(dl_phdr_info* info, size_t, void*) {
+  const auto here = reinterpret_cast<uintptr_t>(&block);
+  bool mine = false;
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    const auto& h = info->dlpi_phdr[i];
+    const uintptr_t begin = info->dlpi_addr + h.p_vaddr;
+    mine |= h.p_type == PT_LOAD && begin <= here && here < begin + h.p_memsz;
+  }
+  if (!mine) return 0;
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    if (info->dlpi_phdr[i].p_type != PT_TLS) continue;
+    size_t index[2] = {info->dlpi_tls_modid, 0};
+    block.fixed.begin = static_cast<char*>(__tls_get_addr(index));
+    block.fixed.end = block.fixed.begin + info->dlpi_phdr[i].p_memsz;
+  }
+  return 1;
+}
+
+void start_block() {
+  memset(block.fixed.begin, poison, block.fixed.end - block.fixed.begin);
+  memset(block.dynamic.begin, poison, block.dynamic.end - block.dynamic.begin);
+  block.alive = block.threads;
+  block.first_epoch = ++block.epoch;
+  gate = {};
+  for (int w = 0; w * warp_size < block.threads; ++w) {
+    const int lanes = std::min(warp_size, block.threads - w * warp_size);
+    warps[w].alive = warps[w].ready = lanes == warp_size ? 0xffffffffu : (1u << lanes) - 1;
+    warps[w].pending.clear();
+  }
+  for (int i = 0; i < block.threads; ++i) {
+    Fiber& f = fibers[i];
+    f.state = State::ready;
+    f.thread = {i % block.size.x, i / block.size.x % block.size.y,
+                i / (block.size.x * block.size.y)};
+    f.clock = 1;
+    memset(f.seen, 0, sizeof f.seen);
+    f.seen[i % warp_size] = 1;
+    f.copies.clear();
+    start_stack(f, run_fiber);
+  }
+  warp_now = order == reverse ? (block.threads - 1) / warp_size : 0;
+}
+
+[[noreturn]] void end_grid(const std::string& message) {
+  failure = message;
+  if (getenv("TB_SIMT_BREAK")) raise(SIGTRAP);
+  Fiber* self = current;
+  current = nullptr;
+  to_host(self);
+  __builtin_unreachable();
+}
+
+std::string run(const std::string& command) {
+  std::string out;
+  if (FILE* pipe = popen(command.c_str(), "r")) {
+    char chunk[256];
+    while (fgets(chunk, sizeof chunk, pipe)) out += chunk;
+    pclose(pipe);
+  }
+  return out;
+}
+
+// What addr2line says of an address in this library, one line per item.
+std::string address_info(const void* address, const char* options) {
+  Dl_info info;
+  if (!address || !dladdr(address, &info)) return "unknown code";
+  char command[4096];
+  snprintf(command, sizeof command, "addr2line -C %s -e '%s' %#zx 2>/dev/null", options,
+           info.dli_fname,
+           static_cast<size_t>(static_cast<const char*>(address) -
+                               static_cast<const char*>(info.dli_fbase)));
+  return run(command);
+}
+
+std::string kernel_name() {
+  const std::string info = address_info(block.kernel, "-f");
+  const std::string name = info.substr(0, info.find('\n'));
+  size_t end = name.size();  // without the parameter list, the last (...) outside <>
+  int depth = 0;
+  for (size_t i = name.size(); i-- > 0;) {
+    depth += (name[i] == ')') - (name[i] == '(');
+    if (depth == 0 && name[i] == '(') {
+      end = i;
+      break;
+    }
+  }
+  return name.substr(0, end);
+}
+
+std::string circumstances() {
+  return kernel_name() + ", block " + text_of(block.index) + ", thread " +
+         text_of(current->thread) + ": ";
+}
+
+}  // namespace
+
+std::string source_of(const void* code) {
+  // The byte before a return address belongs to the call.
+  std::string text = address_info(static_cast<const char*>(code) - 1, "-i");
+  for (size_t at; (at = text.find(" (discriminator")) != std::string::npos;) {
+    text.erase(at, text.find(')', at) + 1 - at);
+  }
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  for (size_t at; (at = text.find('\n')) != std::string::npos;) text.replace(at, 1, " < ");
+  return text;
+}
+
+void fail(Where where, const char* format, ...) {
+  char text[4096];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  end_grid(circumstances() + text + ", at " + where.file + ":" + std::to_string(where.line));
+}
+
+void fail_at(const void* address, const char* format, ...) {
+  char text[4096];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  end_grid(circumstances() + text + ", at " + source_of(address));
+}
+
+uint3 thread_idx() { return current->thread; }
+uint3 block_idx() { return block.index; }
+dim3 block_dim() { return block.size; }
+dim3 grid_dim() { return block.grid; }
+void* dynamic_shared() { return block.dynamic.begin; }
+
+int barrier(Barrier kind, int predicate, Where where) {
+  if (gate.arrived == 0) {
+    gate.kind = kind;
+    gate.where = where;
+    gate.count = 0;
+  } else if (gate.kind != kind || gate.where.line != where.line || gate.where.file != where.file) {
+    fail(where, "divergent barrier: threads %s wait in another one, at %s:%d",
+         waiting_threads("a barrier", gate.where).c_str(), gate.where.file, gate.where.line);
+  }
+  if (block.alive < block.threads) {
+    fail(where, "divergent barrier: %d threads of the block have already ended",
+         block.threads - block.alive);
+  }
+  ++gate.arrived;
+  gate.count += predicate != 0;
+  if (gate.arrived < block.alive) {
+    wait("a barrier", where);
+    return gate.result;
+  }
+  switch (kind) {
+    case Barrier::sync:
+      gate.result = 0;
+      break;
+    case Barrier::count:
+      gate.result = gate.count;
+      break;
+    case Barrier::all:
+      gate.result = gate.count == gate.arrived;
+      break;
+    case Barrier::any:
+      gate.result = gate.count > 0;
+      break;
+  }
+  gate.arrived = 0;
+  ++block.epoch;
+  const int result = gate.result;
+  for (int i = 0; i < block.threads; ++i) make_ready(fibers[i]);
+  // Go on with the first thread of the order, not with the last one to arrive.
+  resume_others();
+  return result;
+}
+
+void yield() { resume_others(); }
+
+void sync_warp(unsigned mask, Where where) { collective(kind_sync, mask, nullptr, where); }
+
+uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t value, int argument, int width,
+                 Where where) {
+  ShuffleArgument a{kind, value, argument, width};
+  collective(kind_shuffle, mask, &a, where);
+  return a.value;
+}
+
+unsigned vote(Vote kind, unsigned mask, uint64_t value, Where where) {
+  VoteArgument a{kind, value};
+  collective(kind_vote, mask, &a, where);
+  return static_cast<unsigned>(a.value);
+}
+
+unsigned reduce(Reduce kind, unsigned mask, unsigned value, Where where) {
+  ReduceArgument a{kind, value};
+  collective(kind_reduce, mask, &a, where);
+  return a.value;
+}
+
+// Lanes run one at a time, so the others may or may not be here: only the calling lane is sure.
+unsigned active_mask() { return 1u << lane_of(*current); }
+
+void atomic_access(const void* p, int bytes, Where where) {
+  if (order == shuffled && draw() % 4 == 0) resume_others();
+  if (reinterpret_cast<uintptr_t>(p) % bytes) {
+    fail(where, "misaligned atomic: %p is not a multiple of %d", p, bytes);
+  }
+  check_access(p, bytes, Access::atomic, where, nullptr);
+}
+
+void read_only_access(const void* p, int bytes, Where where) {
+  check_access(p, bytes, Access::read_only, where, nullptr);
+}
+
+unsigned shared_address(const void* p, Where where) {
+  if (block.dynamic.touches(p)) return static_cast<const char*>(p) - block.dynamic.begin + 0x10000;
+  if (block.fixed.touches(p)) return static_cast<const char*>(p) - block.fixed.begin;
+  fail(where, "%p is no address of shared memory", p);
+}
+
+void copy_async(void* shared, const void* global, bool fill, Where where) {
+  char* to = static_cast<char*>(shared);
+  if (reinterpret_cast<uintptr_t>(to) % 16 || (fill && reinterpret_cast<uintptr_t>(global) % 16)) {
+    fail(where, "misaligned cp.async: shared %p and global %p must be multiples of 16", shared,
+         global);
+  }
+  if (!block.dynamic.holds(to, 16) && !block.fixed.holds(to, 16)) {
+    fail(where, "cp.async writes outside shared memory, at %p", shared);
+  }
+  Copy copy{to, static_cast<const char*>(global), {}, where};
+  if (fill) {
+    check_access(global, 16, Access::read_only, where, nullptr);
+    memcpy(copy.data, global, 16);
+  }
+  check_access(to, 16, Access::write, where, nullptr);
+  check_in_flight(to, true, where);
+  memset(to, poison, 16);  // what a thread that does not wait would see
+  auto& groups = current->copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.back().push_back(copy);
+}
+
+void copy_async_commit() {
+  auto& groups = current->copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.emplace_back();  // the next group, open
+}
+
+void copy_async_wait(int pending) {
+  auto& groups = current->copies;
+  const int closed = static_cast<int>(groups.size()) - 1;
+  if (closed <= pending) return;
+  for (int g = 0; g < closed - pending; ++g) {
+    for (const Copy& copy : groups[g]) {
+      check_in_flight(copy.shared, false, copy.where);
+      check_access(copy.shared, 16, Access::write, copy.where, nullptr);
+      memcpy(copy.shared, copy.data, 16);
+    }
+  }
+  groups.erase(groups.begin(), groups.begin() + (closed - pending));
+}
+
+void load_matrix(uint32_t (&r)[4], const void* row, bool transposed, Where where) {
+  MatrixArgument a{r, static_cast<const char*>(row), transposed};
+  collective(kind_load_matrix, 0xffffffffu, &a, where);
+}
+
+void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool bfloat,
+                  Where where) {
+  MultiplyArgument argument{c, a, {b0, b1}, bfloat};
+  collective(kind_multiply_add, 0xffffffffu, &argument, where);
+}
+
+int run_grid(dim3 grid, dim3 size, size_t shared, void (*run_body)(void*), void* run_context,
+             const void* kernel, size_t context_bytes) {
+  failure.clear();
+  const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
+  const uint64_t threads = static_cast<uint64_t>(size.x) * size.y * size.z;
+  if (blocks == 0) return 0;
+  if (threads == 0 || threads > max_threads || grid.x > 0x7fffffffu || grid.y > 65535 ||
+      grid.z > 65535 || shared > max_shared) {
+    failure = "invalid launch: grid (" + std::to_string(grid.x) + "," + std::to_string(grid.y) +
+              "," + std::to_string(grid.z) + "), " + std::to_string(threads) + " threads, " +
+              std::to_string(shared) + " bytes of dynamic shared memory";
+    return cudaErrorInvalidConfiguration;
+  }
+  map_memory();
+  dl_iterate_phdr(find_fixed, nullptr);
+  body = run_body;
+  context = run_context;
+  block.kernel = kernel;
+  block.grid = grid;
+  block.size = size;
+  block.threads = static_cast<int>(threads);
+  block.dynamic.end = block.dynamic.begin + shared;
+  start_checks(run_context, context_bytes);
+
+  std::vector<uint64_t> sequence(blocks);
+  for (uint64_t i = 0; i < blocks; ++i) sequence[i] = order == reverse ? blocks - 1 - i : i;
+  if (order == shuffled) {
+    for (uint64_t i = blocks - 1; i > 0; --i) std::swap(sequence[i], sequence[draw() % (i + 1)]);
+  }
+  for (uint64_t i : sequence) {
+    block.index = {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                   static_cast<unsigned>(i / (static_cast<uint64_t>(grid.x) * grid.y))};
+    start_block();
+    to_fiber(nullptr, pick());
+    if (!failure.empty()) return -1;
+  }
+  return 0;
+}
+
+}  // namespace simt
+
+#define SIMT_EXPORT extern "C" __attribute__((visibility("default")))
+
+const char* cudaGetErrorString(cudaError_t) { return simt::failure.c_str(); }
+
+// order: 0 forward, 1 reverse, 2 shuffled by the seed; poison fills shared memory before each
+// block.
+SIMT_EXPORT void simt_schedule(int order, uint64_t seed, int poison) {
+  simt::order = static_cast<simt::Order>(order);
+  simt::random_state = seed;
+  simt::poison = static_cast<unsigned char>(poison);
+}

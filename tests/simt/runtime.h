@@ -1,0 +1,86 @@
+#pragma once
+// State of the running block, shared by the scheduler (runtime.cpp) and the checks (checks.cpp).
+#include <cuda_runtime.h>
+
+#include <cstdarg>
+#include <string>
+#include <vector>
+
+namespace simt {
+
+constexpr int warp_size = 32, max_threads = 1024;
+constexpr size_t stack_bytes = 64 * 1024, max_shared = 227 * 1024;
+
+enum class State : uint8_t { ready, waiting, done };
+
+struct Copy {
+  char* shared;
+  const char* source;
+  char data[16];
+  Where where;
+};
+
+struct Fiber {
+  void* stack_pointer;
+  State state;
+  int id;
+  uint3 thread;
+  Where waits;  // of a waiting fiber: where, and in what
+  const char* waits_in;
+  uint32_t clock;            // counts this thread's __syncwarp calls
+  uint32_t seen[warp_size];  // clocks of its warp's threads that are ordered before now
+  std::vector<std::vector<Copy>> copies;  // asynchronous copies in flight; the last group is open
+  char* stack;                            // lowest address
+};
+
+// A warp collective that some lanes of its mask have reached.
+struct Pending {
+  unsigned mask, arrived;
+  int kind;
+  Where where;
+};
+
+struct Warp {
+  unsigned alive, ready;
+  void* argument[warp_size];
+  std::vector<Pending> pending;
+};
+
+struct Range {
+  char *begin = nullptr, *end = nullptr;
+  bool holds(const void* p, size_t bytes) const {
+    return begin <= p && static_cast<const char*>(p) + bytes <= end;
+  }
+  bool touches(const void* p) const { return begin <= p && p < end; }
+};
+
+struct Block {
+  dim3 grid, size;
+  uint3 index;
+  const void* kernel = nullptr;
+  int threads = 0, alive = 0;
+  uint32_t epoch =
+      0;  // counts block barriers, never restarts; an access in an older epoch is ordered
+  uint32_t first_epoch = 0;  // of this block: shared memory written before it is uninitialised
+  Range dynamic, fixed, stacks;
+};
+
+extern Block block;
+extern Fiber fibers[max_threads];
+extern Fiber* current;  // null while the host runs
+
+// Ends the grid with a message that names kernel, block, thread and line.
+[[noreturn]] void fail(Where where, const char* format, ...) __attribute__((format(printf, 2, 3)));
+[[noreturn]] void fail_at(const void* address, const char* format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+// "file:line" of code in this library, inlined callers included.
+std::string source_of(const void* code);
+
+// checks.cpp
+enum class Access { read, write, atomic, read_only };
+void check_access(const void* p, size_t bytes, Access access, Where where, const void* code);
+void check_in_flight(const void* p, bool in_flight, Where where);  // 16 bytes of shared memory
+void start_checks(const void* context, size_t bytes);              // of a grid with these arguments
+
+}  // namespace simt

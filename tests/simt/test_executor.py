@@ -1,0 +1,73 @@
+"""The host executor sees what it is for: each kernel in planted/ has one defect, and a healthy one passes."""
+
+import ctypes
+
+import executor
+import pytest
+import torch
+
+PLANTED = executor.HERE / "planted"
+
+
+def run(name, *tensors, schedule="forward", checked=True):
+    """Runs planted/<name>.cu on tensors made by the caller inside executor.memory()."""
+    path = executor.library(PLANTED / f"{name}.cu", checked=checked)
+    loaded = executor.load(path, schedule)
+    arguments = [ctypes.c_void_p(t.data_ptr()) if torch.is_tensor(t) else t for t in tensors]
+    error = loaded.planted(*arguments)
+    loaded.tokenburst_cuda_error.restype = ctypes.c_char_p
+    if error:
+        raise executor.KernelError(loaded.tokenburst_cuda_error(error).decode())
+
+
+DEFECTS = {  # what the message says, and the line it names
+    "global_read": (r"add_neighbour, block .*: out of bounds: reads 4 .*0 bytes past the end", 6),
+    "global_write": (r"copy, block .*: out of bounds: writes 4 .*past the end", 6),
+    "shared_static": (r"out of bounds: index (3[2-9]|[45]\d|6[0-3]) of an array", 7),
+    "shared_dynamic": (r"thread \(63,0,0\): out of bounds: writes .*\(252 dynamic", 7),
+    "shared_uninitialised": (r"uninitialised: reads 4 bytes at static shared memory", 10),
+    "shared_race": (r"race: (reads|writes) 4 bytes at static shared memory", None),
+    "shared_race_reuse": (r"race: (reads|writes) 4 bytes at static shared memory", None),
+    "barrier_divergent": (r"divergent barrier: .*ended", 9),
+    "barrier_different": (r"divergent barrier: threads .* wait in another one, at .*different", None),
+    "syncwarp_missing": (r"race: reads .*which thread \d+ wrote with no barrier between", 9),
+    "lanes_missing": (r"deadlock: .*threads 0-15 in a shuffle .*threads 16-31 in a barrier", None),
+    "wait_missing": (r"missing cp_async_wait: .*copy started at .*wait_missing.cu:8", 13),
+    "misaligned": (r"misaligned access", 7),
+}
+
+
+@pytest.mark.parametrize("schedule", executor.SCHEDULES)
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defect_is_caught(name, schedule):
+    message, line = DEFECTS[name]
+    with executor.memory():
+        source, out = torch.ones(50), torch.zeros(50)
+        with pytest.raises(executor.KernelError, match=message) as caught:
+            run(name, source, out, 50, schedule=schedule)
+    assert line is None or str(caught.value).endswith(f"{name}.cu:{line}"), caught.value
+
+
+def test_order_dependent_result_differs_between_schedules():
+    results = []
+    for schedule in executor.SCHEDULES:
+        with executor.memory():
+            source, out = torch.linspace(0.1, 7, 301), torch.zeros(301)
+            run("order_dependent", source, out, 301, schedule=schedule)
+            results.append(out[0].item())
+    assert len(set(results)) > 1
+
+
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("schedule", executor.SCHEDULES)
+def test_healthy_kernel_passes(schedule, checked):
+    with executor.memory():
+        a, b = torch.randn(16, 16).bfloat16(), torch.randn(16, 8).bfloat16()
+        out, counts = torch.empty(16, 8), torch.empty(32, dtype=torch.int32)
+        run("healthy", a, b, out, counts, schedule=schedule, checked=checked)
+        torch.testing.assert_close(out, a.float() @ b.float(), rtol=1e-5, atol=1e-5)
+        want = [
+            (31 if i < 16 else 15) + 100 * 16 + 10000 * (i - (i % 16 > 0)) + 1000000 * 32
+            for i in range(32)
+        ]
+        assert counts.tolist() == want
