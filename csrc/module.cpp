@@ -23,8 +23,6 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cuda_has", [](const char* op) { return tokenburst::cuda_has(op); }, py::arg("op"),
       "Whether the loaded CUDA library has a kernel for this op.");
-<<<<<<< HEAD
-=======
   m.def(
       "set_executor",
       [](const std::optional<std::string>& path) {
@@ -33,6 +31,4 @@ PYBIND11_MODULE(_C, m) {
       py::arg("path"),
       "For tests: run calls with CPU tensors on CUDA kernels built for the host (tests/simt); None "
       "ends it. Returns '' or the reason why the library cannot be used.");
-  tokenburst::isa();  // an impossible TOKENBURST_ISA fails the import with its sentence
->>>>>>> simt
 }
