@@ -4,6 +4,9 @@
 
 // clang-format off
 STABLE_TORCH_LIBRARY(tokenburst, m) {
+  // vocab
+  m.def("vocab_stats(Tensor logits, int k=1, *, Tensor? rows=None, Tensor? suppress=None, Tensor? temperature=None, Tensor? rng=None) -> (Tensor ids, Tensor values, Tensor lse, Tensor token, Tensor confidence, Tensor margin, Tensor entropy, Tensor n_nan)");
+
   // attention
   m.def("attn_tree(Tensor q, Tensor k_cache, Tensor v_cache, Tensor kv_len, *, Tensor? ancestors=None, Tensor? n_nodes=None, bool causal=True, float? scale=None) -> (Tensor out, Tensor lse)");
   // tree

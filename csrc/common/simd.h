@@ -10,6 +10,7 @@
 #endif
 
 #include "common/math.h"
+#include "common/philox.h"
 
 namespace tokenburst::TB_ISA {
 namespace {
@@ -140,6 +141,46 @@ inline F32x8 exp_fast(F32x8 x) {
   return {_mm256_and_ps(keep, _mm256_mul_ps(p, scale))};
 }
 
+// p * 2^n for t = n + 1.5 * 2^23, the sum that rounds to an integer; the product must be normal.
+inline F32x8 times_exp2(F32x8 p, F32x8 t) {
+  const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t.v), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.v), n))};
+}
+
+// Which of the eight counters c0 ... c0 + 7 give a Philox word <= limit: one bit per counter.
+inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
+                              uint32_t limit) {
+  const auto splat = [](uint32_t x) { return _mm256_set1_epi64x(static_cast<int64_t>(x)); };
+  const __m256i first = _mm256_add_epi32(splat(c0), _mm256_set_epi64x(3, 2, 1, 0));
+  const __m256i m0 = splat(0xD2511F53u), m1 = splat(0xCD9E8D57u);
+  // One counter per 64-bit lane; the upper halves hold leftovers that no product reads.
+  __m256i x0[2] = {first, _mm256_add_epi32(first, splat(4))};
+  __m256i x1[2] = {splat(c1), splat(c1)}, x2[2] = {splat(c2), splat(c2)},
+          x3[2] = {splat(c3), splat(c3)};
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const __m256i key0 = splat(k0), key1 = splat(k1);
+    for (int i = 0; i < 2; ++i) {
+      const __m256i a = _mm256_mul_epu32(m0, x0[i]), b = _mm256_mul_epu32(m1, x2[i]);
+      x0[i] = _mm256_xor_si256(_mm256_srli_epi64(b, 32), _mm256_xor_si256(x1[i], key0));
+      x2[i] = _mm256_xor_si256(_mm256_srli_epi64(a, 32), _mm256_xor_si256(x3[i], key1));
+      x1[i] = b;
+      x3[i] = a;
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  unsigned bits = 0;
+  for (int i = 0; i < 2; ++i) {
+    const __m256i least =
+        _mm256_min_epu32(_mm256_min_epu32(x0[i], x1[i]), _mm256_min_epu32(x2[i], x3[i]));
+    const __m256i within = _mm256_cmpeq_epi32(_mm256_min_epu32(least, splat(limit)), least);
+    const __m256i lower = _mm256_slli_epi64(within, 32);
+    bits |= static_cast<unsigned>(_mm256_movemask_pd(_mm256_castsi256_pd(lower))) << 4 * i;
+  }
+  return bits;
+}
+
 #else
 
 struct F32x8 {
@@ -201,6 +242,18 @@ inline void transpose(F32x8 (&r)[8]) {  // lane j of r[i] <-> lane i of r[j]
 }
 inline F32x8 exp_fast(F32x8 x) {
   return lanewise([&](int i) { return tokenburst::exp_fast(x.v[i]); });
+}
+inline F32x8 times_exp2(F32x8 p, F32x8 t) {
+  return lanewise([&](int i) { return from_bits(to_bits(p.v[i]) + (to_bits(t.v[i]) << 23)); });
+}
+inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
+                              uint32_t limit) {
+  unsigned bits = 0;
+  for (uint32_t i = 0; i < 8; ++i) {
+    const Philox4 draw = philox(seed, c0 + i, c1, c2, c3);
+    for (const uint32_t word : draw.word) bits |= static_cast<unsigned>(word <= limit) << i;
+  }
+  return bits;
 }
 
 #endif

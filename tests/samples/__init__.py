@@ -24,11 +24,12 @@ class Sample:
     )  # output index -> (atol, rtol)
 
 
-from samples import attention, recycle, tree, unmask  # noqa: E402
+from samples import attention, recycle, tree, unmask, vocab  # noqa: E402
 
 SAMPLES: dict[str, list[Sample]] = {
     **attention.SAMPLES,
     **recycle.SAMPLES,
     **tree.SAMPLES,
     **unmask.SAMPLES,
+    **vocab.SAMPLES,
 }

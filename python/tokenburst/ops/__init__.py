@@ -11,12 +11,14 @@ from tokenburst.ops.tree import (
     tree_verify_greedy,
 )
 from tokenburst.ops.unmask import Unmasked, unmask_select_
+from tokenburst.ops.vocab import VocabStats, vocab_stats
 
 __all__ = [
     "AcceptedPath",
     "Attended",
     "BuiltTree",
     "Unmasked",
+    "VocabStats",
     "attn_tree",
     "recycle_draft",
     "recycle_update_",
@@ -24,4 +26,5 @@ __all__ = [
     "tree_commit_kv_",
     "tree_verify_greedy",
     "unmask_select_",
+    "vocab_stats",
 ]

@@ -1,0 +1,84 @@
+"""What a step needs to know of its logits. Equivalent plain torch: `tokenburst.ref.vocab`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class VocabStats(NamedTuple):
+    """Statistics of N rows of logits, on the device of the logits.
+
+    A row without a finite logit, and row -1, gives ids -1, values -inf, lse -inf, token -1 and 0
+    in confidence, margin and entropy.
+    """
+
+    ids: Tensor  # [N, k] int64: best first, equal logits by ascending id; -1 past the last one
+    values: Tensor  # [N, k] float32: their logits; -inf past the last one
+    lse: Tensor  # [N] float32: log of the sum of exp(logits)
+    token: Tensor  # [N] int64: the sampled token, ids[:, 0] where the temperature is 0
+    confidence: Tensor  # [N] float32: softmax(logits)[token], without temperature and noise
+    margin: Tensor  # [N] float32: probability of the best token minus that of the second
+    entropy: Tensor  # [N] float32: of softmax(logits), in nats
+    n_nan: Tensor  # [N] int32: NaN logits in the row
+
+
+def vocab_stats(
+    logits: Tensor,
+    k: int = 1,
+    *,
+    rows: Tensor | None = None,
+    suppress: Tensor | None = None,
+    temperature: Tensor | None = None,
+    rng: Tensor | None = None,
+) -> VocabStats:
+    """Top-k, log-sum-exp, entropy, margin and a sampled token of each row, in one sweep over V.
+
+    NaN logits and suppressed ids count as -inf and are never chosen; +inf counts as the largest
+    finite float. With a temperature T > 0 the token is the argmax over v of
+    `fma(logits[v], 1 / T, gumbel(v))`, where the Gumbel noise of id v is word v % 4 of
+    Philox4x32-10 with key = seed and counter = (v // 4, position, step, sequence), the low 32 bits
+    of each: an exact draw from softmax(logits / T) that every device repeats. A row's results
+    depend on nothing but the row. Equivalent to `tokenburst.ref.vocab.vocab_stats`.
+
+    Args:
+        logits: [R, V], or [B, L, V] read as R = B * L rows; float32, float16 or bfloat16, any
+            strides with a contiguous last dimension.
+        k: how many ids and values to return, 1 <= k <= min(V, 64).
+        rows: [N] int32 or int64, rows to look at, -1 = none; no other row is read. Default: all.
+        suppress: [S] int32 or int64, ids that are treated as -inf in every row.
+        temperature: [N] float32, 0 = greedy. Together with `rng`.
+        rng: [N, 4] int32 or int64, (seed, sequence, step, position) of each draw.
+
+    Returns:
+        `VocabStats`; with `rows=None`, N = R.
+
+    Raises:
+        RuntimeError: wrong dtype, shape or device, k out of range, only one of temperature and
+            rng; on the CPU also rows and ids out of range and temperatures that are negative or
+            NaN. On a GPU such rows give the empty result, such ids are ignored and such
+            temperatures count as 0.
+
+    Source: Milakov and Gimelshein, Online normalizer calculation for softmax, arXiv 1805.02867;
+        Gumbel-max after Maddison, Tarlow and Minka, A* Sampling, arXiv 1411.0030; confidence as in
+        Nie et al., LLaDA, arXiv 2502.09992, appendix A.3; Salmon et al., Philox, SC 2011.
+    """
+    return VocabStats(
+        *_vocab_stats(logits, k, rows=rows, suppress=suppress, temperature=temperature, rng=rng)
+    )
+
+
+_vocab_stats = torch.ops.tokenburst.vocab_stats.default
+
+
+@torch.library.register_fake("tokenburst::vocab_stats")
+def _(logits, k=1, *, rows=None, suppress=None, temperature=None, rng=None):
+    count = logits.shape[:-1].numel() if rows is None else rows.shape[0]
+
+    def empty(dtype, *shape):
+        return logits.new_empty((count, *shape), dtype=dtype)
+
+    f32, i64 = torch.float32, torch.int64
+    lse, confidence, margin, entropy = (empty(f32) for _ in range(4))
+    ids, values, token = empty(i64, k), empty(f32, k), empty(i64)
+    return ids, values, lse, token, confidence, margin, entropy, empty(torch.int32)
