@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tokenburst import _C
 
 

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tokenburst
 import torch
+
+import tokenburst
 from tokenburst import _C, _native
 
 REPOSITORY = Path(__file__).parents[1]

@@ -3,8 +3,9 @@
 import copy
 
 import pytest
-import tokenburst as tb
 import torch
+
+import tokenburst as tb
 from compare import assert_same
 from samples import SAMPLES
 from tokenburst import _native

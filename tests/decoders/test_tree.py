@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import FAMILIES, prompts, tiny_model
 
 import tokenburst as tb
+from tiny import FAMILIES, prompts, tiny_model
 from tokenburst.decoders.autotree import SIZES, TreeSizer
 
 EXACT = [torch.float32, torch.bfloat16]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import prompts, tiny_model
 
 import tokenburst as tb
+from tiny import prompts, tiny_model
 
 
 def decoder():

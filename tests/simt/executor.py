@@ -17,6 +17,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+
 from tokenburst import _C
 
 HERE = Path(__file__).resolve().parent

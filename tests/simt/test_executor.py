@@ -2,9 +2,10 @@
 
 import ctypes
 
-import executor
 import pytest
 import torch
+
+import executor
 
 PLANTED = executor.HERE / "planted"
 
@@ -29,7 +30,10 @@ DEFECTS = {  # what the message says, and the line it names
     "shared_race": (r"race: (reads|writes) 4 bytes at static shared memory", None),
     "shared_race_reuse": (r"race: (reads|writes) 4 bytes at static shared memory", None),
     "barrier_divergent": (r"divergent barrier: .*ended", 9),
-    "barrier_different": (r"divergent barrier: threads .* wait in another one, at .*different", None),
+    "barrier_different": (
+        r"divergent barrier: threads .* wait in another one, at .*different",
+        None,
+    ),
     "syncwarp_missing": (r"race: reads .*which thread \d+ wrote with no barrier between", 9),
     "lanes_missing": (r"deadlock: .*threads 0-15 in a shuffle .*threads 16-31 in a barrier", None),
     "wait_missing": (r"missing cp_async_wait: .*copy started at .*wait_missing.cu:8", 13),

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import executor
 import pytest
-import tokenburst as tb
 import torch
+
+import executor
+import tokenburst as tb
 from compare import assert_same
 from test_catalogue import CASES, reference
-
 
 EVERY_WAY = [(checked, s) for checked in (False, True) for s in ("forward", "reverse", "shuffled")]
 

@@ -1,4 +1,4 @@
-"""Tree size for the device: expected tokens by measured acceptance over the measured cost of n rows."""
+"""Tree size for the device: expected tokens over the measured cost of n rows."""
 
 from collections.abc import Callable
 from statistics import median
@@ -11,7 +11,7 @@ from tokenburst.decoders.templates import TreeTemplate
 SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 81)
 REPEATS = 3
 
-# Chance that the candidate of each rank is right, before anything is measured; worth this many steps.
+# Chance of each rank to be right before anything is measured; it weighs as this many steps.
 PRIOR = (0.5, 0.12, 0.06, 0.04, 0.03, 0.02, 0.015, 0.01)
 PRIOR_STEPS = 32.0
 

@@ -72,3 +72,20 @@ class LateFlag:
             event.record()
             self._pending = host, event
         return self._value
+
+
+def end_tokens(model, eos_token_id, pad_token_id) -> tuple[list[int], int]:
+    """Eos ids and the pad id: as given, else as the model's generation config has them."""
+    config = getattr(model, "generation_config", None)
+    if eos_token_id is None:
+        eos_token_id = getattr(config, "eos_token_id", None)
+    eos = (
+        []
+        if eos_token_id is None
+        else [eos_token_id]
+        if isinstance(eos_token_id, int)
+        else list(eos_token_id)
+    )
+    if pad_token_id is None:
+        pad_token_id = getattr(config, "pad_token_id", None)
+    return eos, pad_token_id if pad_token_id is not None else (eos[0] if eos else 0)

@@ -1,4 +1,4 @@
-"""Token Recycling: draft from what the target model ranked high before (Luo et al., arXiv 2408.08696)."""
+"""Token Recycling (Luo et al., arXiv 2408.08696): draft what the target ranked high before."""
 
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from tokenburst.decoders.templates import TreeTemplate, template
 class TokenRecycling:
     """An adjacency matrix of recycled candidates, kept over requests.
 
-    Row t holds the target's latest top candidates after token t. Drafting follows the tree from the last token through
-    the matrix; every scored node, accepted or not, writes its row back.
+    Row t holds the target's latest top candidates after token t. Drafting follows the tree from the
+    last token through the matrix; every scored node, accepted or not, writes its row back.
 
     Args:
-        tree: 'auto' (sized for the device by the decoder), a template name such as '2.2.2', or a `TreeTemplate`.
+        tree: 'auto' (sized for the device by the decoder), a template name such as '2.2.2', or a
+            `TreeTemplate`.
         candidates: K, entries per row.
-        prefill: also learn from the prompt's own logits, at the cost of the output head on all its rows.
+        prefill: also learn from the prompt's own logits, at the cost of the output head on all its
+            rows.
     """
 
     def __init__(

@@ -51,9 +51,9 @@ class TreeTemplate:
     def from_acceptance(cls, acceptance: Sequence[float], nodes: int) -> "TreeTemplate":
         """The tree of `nodes` nodes (root included) with the most expected accepted tokens.
 
-        `acceptance[r]` is the chance that the candidate of rank r is the right one when its parent is; a node's value is
-        the product along its path, so taking the best open node first is optimal (Chen et al., Sequoia, arXiv
-        2402.12374, section 3.1, without a bound on depth).
+        `acceptance[r]` is the chance that the candidate of rank r is the right one when its parent
+        is; a node's value is the product along its path, so taking the best open node first is
+        optimal (Chen et al., Sequoia, arXiv 2402.12374, section 3.1, without a bound on depth).
         """
         if nodes < 1 or not acceptance:
             raise ValueError(f"from_acceptance: expected nodes >= 1 and acceptances, got {nodes}")

@@ -6,16 +6,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class _TreeLayer(CacheLayerMixin):
-    """One layer: [B, H, S, D] views of row-major [B * S, H * D] memory, so a token is one row copy."""
+    """One layer: [B, H, S, D] views of [B * S, H * D] memory, so a token is one row copy."""
 
     def __init__(self, owner: "TreeCache", shape: tuple[int, int, int, int]) -> None:
         super().__init__()
         batch, heads, length, dim = shape
         self._owner, self._shape = owner, shape
-        make = lambda: torch.zeros(
-            batch * length, heads * dim, dtype=owner.dtype, device=owner.device
-        )  # noqa: E731
-        self._rows = make(), make()
+        size = batch * length, heads * dim
+        self._rows = [torch.zeros(size, dtype=owner.dtype, device=owner.device) for _ in "kv"]
         self.keys, self.values = (
             r.view(batch, length, heads, dim).transpose(1, 2) for r in self._rows
         )
@@ -42,7 +40,7 @@ class _TreeLayer(CacheLayerMixin):
 class TreeCache(Cache):
     """KV of all layers for trees and ragged batches.
 
-    Tokens of one forward go to rows kv_len[b] + i of sequence b. Nothing is committed until `kv_len` says so.
+    Tokens of one forward go to rows kv_len[b] + i of sequence b, uncommitted until `kv_len` moves.
 
     Args:
         config: of a Llama-like model.
