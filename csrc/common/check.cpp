@@ -146,4 +146,12 @@ void Check::last_dim_contiguous(const Tensor& t, const char* name) const {
   }
 }
 
+void Check::not_expanded(const Tensor& t, const char* name) const {
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (t.size(d) <= 1 || t.stride(d) != 0) continue;
+    refuse(name, "a tensor of its own memory",
+           "one expanded in dimension " + std::to_string(d) + " (clone it first)");
+  }
+}
+
 }  // namespace tokenburst

@@ -44,6 +44,7 @@ class Check {
 
   void same_dtype(const Tensor& t, const char* name, const Tensor& other, const char* as) const;
   void last_dim_contiguous(const Tensor& t, const char* name) const;
+  void not_expanded(const Tensor& t, const char* name) const;  // for tensors written in place
 
   template <class Got>
   void that(bool holds, const char* name, const std::string& expected, const Got& got) const {

@@ -73,7 +73,7 @@ const char* open_library(CudaLibrary& lib, const char* path) {
         std::string(path) + " belongs to another build: expected " TB_BUILD_ID ", got " + got;
     return lib.why_not.c_str();
   }
-  if (!stream_getter()) {
+  if (&lib == &library() && !stream_getter()) {  // the executor needs no GPU
     dlclose(handle);
     lib.why_not = "this torch offers no CUDA stream (its libtorch_cuda.so is missing or too old)";
     return lib.why_not.c_str();

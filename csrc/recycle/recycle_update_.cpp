@@ -33,6 +33,7 @@ void recycle_update_(const Tensor& adjacency, const Tensor& tokens, const Tensor
   check.integer(tokens, "tokens", {any, any});
   const int64_t batch = tokens.size(0), nodes = tokens.size(1);
   check_adjacency(check, adjacency, group, batch);
+  check.not_expanded(adjacency, "adjacency");
   const int64_t dims = adjacency.dim(), ranks = adjacency.size(dims - 1);
   check.integer(ids, "ids", {batch, nodes, any});
   check.that(ids.size(2) >= ranks, "ids", "at least " + std::to_string(ranks) + " ids per node",

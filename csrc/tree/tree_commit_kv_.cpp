@@ -49,6 +49,7 @@ void tree_commit_kv_(const std::vector<Tensor>& k_caches, const std::vector<Tens
     const Tensor& cache = (i % 2 ? v_caches : k_caches)[i / 2];
     check.floating(cache, name.c_str(), {batch, any, capacity, any});
     check.last_dim_contiguous(cache, name.c_str());
+    check.not_expanded(cache, name.c_str());
     capacity = cache.size(2);
     const int64_t bytes = cache.element_size();
     caches.push_back({.data = cache.mutable_data_ptr(),

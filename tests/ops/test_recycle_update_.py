@@ -62,6 +62,10 @@ def test_missing_ids_are_forgotten_and_further_ids_ignored():
     ("change", "message"),
     [
         ({"adjacency": torch.zeros(4, 2)}, r"adjacency: expected int32, got float32"),
+        (
+            {"adjacency": unseen(1, 2).expand(4, 2)},
+            r"adjacency: expected a tensor of its own memory, got one expanded in dimension 0",
+        ),
         ({"tokens": torch.zeros(2)}, r"tokens: expected int32 or int64, got float32"),
         (
             {"ids": torch.zeros(2, 3, 1, dtype=torch.int64)},
@@ -85,6 +89,7 @@ def test_missing_ids_are_forgotten_and_further_ids_ignored():
     ],
     ids=[
         "adjacency-dtype",
+        "adjacency-expanded",
         "tokens-dtype",
         "too-few-ids",
         "ids-shape",

@@ -35,6 +35,10 @@ def arguments(**change):
             {"k_caches": [torch.zeros(2, 1, 4, 8).transpose(2, 3)]},
             r"k_caches\[0\]: expected a contiguous last dimension, got stride 8",
         ),
+        (
+            {"v_caches": [torch.zeros(1, 1, 8, 4).expand(2, 1, 8, 4)]},
+            r"v_caches\[0\]: expected a tensor of its own memory, got one expanded in dimension 0",
+        ),
         ({"n_accepted": torch.tensor([2, 4])}, r"n_accepted: .*<= 3 in sequence 1, got 4"),
         ({"n_accepted": torch.tensor([-1, 1])}, r"n_accepted: .*in sequence 0, got -1"),
         ({"kv_len": torch.tensor([3, -1])}, r"kv_len: expected 0 <= kv_len <= 8 .*got -1"),
@@ -56,6 +60,7 @@ def arguments(**change):
         "dtype",
         "capacity",
         "strides",
+        "expanded",
         "count-too-large",
         "count-negative",
         "kv-len",
@@ -67,7 +72,8 @@ def arguments(**change):
 def test_refusals_write_nothing(change, message):
     k, v, *rest = arguments(**change)
     for cache in (*k, *v):
-        cache.copy_(torch.arange(cache.numel()).reshape(cache.shape))
+        if 0 not in cache.stride():
+            cache.copy_(torch.arange(cache.numel()).reshape(cache.shape))
     before = [cache.clone() for cache in (*k, *v)]
     with pytest.raises(RuntimeError, match="tree_commit_kv_: " + message):
         ops.tree_commit_kv_(k, v, *rest)
