@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ for _name in op_names():
     _autograd.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
-def build_info() -> dict[str, object]:
+def build_info() -> dict[str, Any]:
     """Versions, instruction set, CUDA state and the implementations of each op, as plain data."""
     cuda = "ready" if not cuda_missing else f"not used: {cuda_missing}"
     return {

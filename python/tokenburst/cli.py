@@ -32,12 +32,11 @@ def info(
         print(json.dumps(facts))
         return
     console = Console()
-    ops = facts.pop("ops")
-    for name, value in facts.items():
-        console.print(f"{name:14}{value}", markup=False, highlight=False)
+    for name in [key for key in facts if key != "ops"]:
+        console.print(f"{name:14}{facts[name]}", markup=False, highlight=False)
     table = Table("op", "on the CPU", "on a GPU", box=None)
-    for name, row in ops.items():
-        table.add_row(name, row["cpu"], row["cuda"])
+    for op, row in facts["ops"].items():
+        table.add_row(op, row["cpu"], row["cuda"])
     console.print(table)
 
 
@@ -52,7 +51,7 @@ def demo(
     new_tokens: Annotated[int, typer.Option(min=1, help="New tokens per prompt.")] = 128,
     puzzles: Annotated[int, typer.Option(min=1, help="Held-out puzzles to solve.")] = 48,
 ) -> None:
-    """Decode with the built-in models: plainly and with Token Recycling, and by several policies."""
+    """Decode with the built-in models: with and without recycling, by several policies."""
     from tokenburst import demo as runs
 
     console = Console(stderr=as_json)

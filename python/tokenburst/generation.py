@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from tokenburst import zoo
-from tokenburst.decoders.diffusion import DiffusionDecoder, LowConfidence, Threshold
+from tokenburst.decoders.diffusion import DiffusionDecoder, DiffusionStats, LowConfidence, Threshold
 from tokenburst.decoders.recycling import TokenRecycling
-from tokenburst.decoders.tree import TreeDecoder
+from tokenburst.decoders.tree import TreeDecoder, TreeStats
 from tokenburst.demo import show_boards
 from tokenburst.models.attention import SUPPORTED
 from tokenburst.models.diffusion import load_diffusion
@@ -64,7 +64,7 @@ def generate_text(
     return prompt + text, _figures(output.stats)
 
 
-def _encode(tokenizer, prompt: str) -> torch.Tensor:
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> torch.Tensor:
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     if ids.shape[1] == 0:
         raise ValueError("prompt: expected at least one token, got none")
@@ -95,7 +95,7 @@ def _solve(model: str, decoder: DiffusionDecoder, prompt: str) -> tuple[str, dic
     return show_boards(output.sequences[0, len(start) :]), _figures(output.stats)
 
 
-def _figures(stats) -> dict[str, float]:
+def _figures(stats: TreeStats | DiffusionStats) -> dict[str, float]:
     return {
         "forwards": stats.forwards,
         "new_tokens": sum(stats.new_tokens),

@@ -1,5 +1,7 @@
 """What both decoders share: prompts in, sequences out, and flags read late."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -74,18 +76,16 @@ class LateFlag:
         return self._value
 
 
-def end_tokens(model, eos_token_id, pad_token_id) -> tuple[list[int], int]:
+def end_tokens(
+    model: torch.nn.Module, eos_token_id: int | Sequence[int] | None, pad_token_id: int | None
+) -> tuple[list[int], int]:
     """Eos ids and the pad id: as given, else as the model's generation config has them."""
     config = getattr(model, "generation_config", None)
     if eos_token_id is None:
         eos_token_id = getattr(config, "eos_token_id", None)
-    eos = (
-        []
-        if eos_token_id is None
-        else [eos_token_id]
-        if isinstance(eos_token_id, int)
-        else list(eos_token_id)
-    )
+    if isinstance(eos_token_id, int):
+        eos_token_id = [eos_token_id]
+    eos = list(eos_token_id or [])
     if pad_token_id is None:
         pad_token_id = getattr(config, "pad_token_id", None)
     return eos, pad_token_id if pad_token_id is not None else (eos[0] if eos else 0)

@@ -1,9 +1,16 @@
 """Entry points for `model.generate(..., custom_generate=...)` of transformers."""
 
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 
-def check_generation(hook: str, logits_processor, stopping_criteria, generation_config) -> None:
+def check_generation(
+    hook: str,
+    logits_processor: LogitsProcessorList | None,
+    stopping_criteria: StoppingCriteriaList | None,
+    generation_config: GenerationConfig,
+) -> None:
     """ValueError for what transformers was asked to do and a hook does not do."""
     config = generation_config
     refused = {
@@ -22,7 +29,7 @@ def check_generation(hook: str, logits_processor, stopping_criteria, generation_
             raise ValueError(f"{hook}: {name}: expected {only}, got {getattr(config, name)}")
 
 
-def new_token_limit(input_ids, generation_config) -> int:
+def new_token_limit(input_ids: Tensor, generation_config: GenerationConfig) -> int:
     """Tokens to generate: transformers has resolved max_new_tokens into max_length by now."""
     return max(0, generation_config.max_length - input_ids.shape[1])
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import ModelOutput
 
 from tokenburst.decoders.autotree import TreeSizer
@@ -28,7 +29,8 @@ class TreeDecoder:
 
     Args:
         model: a stock Llama, Qwen2 or Qwen3 model for causal language modelling.
-        drafter: what fills the tree; None decodes plainly, one token per forward, through the same kernels.
+        drafter: what fills the tree; None decodes plainly, one token per forward, through the
+            same kernels.
 
     Raises:
         ValueError: a model of no supported architecture.
@@ -58,7 +60,7 @@ class TreeDecoder:
             attention_mask: [B, P], non-zero at real tokens; None = all are real.
             max_new_tokens: most new tokens per sequence.
             eos_token_id: ids that end a sequence; default: the model's generation config.
-            pad_token_id: fills ended sequences; default: the model's, else the first eos id, else 0.
+            pad_token_id: fills ended sequences; default: the model's, the first eos id, or 0.
             cache_length: rows of the KV cache per sequence; default: as many as needed.
             callback: called after each step with the new tokens so far [B, ...] and their number
                 [B], both device tensors that change with the next step.
@@ -100,23 +102,24 @@ class TreeDecoder:
 
 
 def token_recycling(
-    model,
-    input_ids,
-    logits_processor=None,
-    stopping_criteria=None,
-    generation_config=None,
-    attention_mask=None,
+    model: torch.nn.Module,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
+    generation_config: GenerationConfig | None = None,
+    attention_mask: Tensor | None = None,
     drafter: TokenRecycling | None = None,
-    **unused,
-):
+    **unused: object,
+) -> Tensor | TreeOutput:
     """Token Recycling inside transformers: `model.generate(ids, custom_generate=token_recycling)`.
 
     Greedy only. Pass `drafter=TokenRecycling(...)` to keep its matrix from call to call. Returns
     sequences [B, P + n], or a `TreeOutput` with return_dict_in_generate.
 
     Raises:
-        ValueError: sampling, beams, logits processors or stopping criteria other than length and eos.
+        ValueError: sampling, beams, logits processors, stopping criteria but length and eos.
     """
+    generation_config = generation_config or model.generation_config
     if generation_config.do_sample:
         raise ValueError("token_recycling: do_sample: expected False (greedy decoding), got True")
     check_generation("token_recycling", logits_processor, stopping_criteria, generation_config)

@@ -135,24 +135,22 @@ class TreeRun:
         if self.drafter is not None:
             self.drafter.bind(self.vocab_size, self.device)
             if self.drafter.prefill:
-                self.learn_prompt(hidden)
+                self.learn_prompt(self.drafter, hidden)
         self.cache.kv_len += self.lengths
         self.emit(root[:, None], torch.ones_like(self.n_out))
         self.seconds["prefill"] += time.perf_counter() - start
         return root
 
-    def learn_prompt(self, hidden: Tensor, chunk: int = 128) -> None:
+    def learn_prompt(self, drafter: TokenRecycling, hidden: Tensor, chunk: int = 128) -> None:
         """Shows the drafter the candidates after each prompt token, a chunk at a time."""
         batch = hidden.shape[0]
         for begin in range(0, self.prompt.shape[1], chunk):
             part = hidden[:, begin : begin + chunk]
             rows = self.logits(part.reshape(-1, hidden.shape[2]))
-            ids = ops.vocab_stats(rows, self.drafter.candidates).ids.view(
-                batch, -1, self.drafter.candidates
-            )
+            ids = ops.vocab_stats(rows, drafter.candidates).ids.view(batch, -1, drafter.candidates)
             tokens = self.prompt[:, begin : begin + chunk]
             count = (self.lengths - begin).clamp(0, tokens.shape[1])
-            self.drafter.observe(tokens, ids[:, : tokens.shape[1]], count)
+            drafter.observe(tokens, ids[:, : tokens.shape[1]], count)
 
     def step(self, root: Tensor, tree: DeviceTree) -> Tensor:
         """One forward: the tree below `root` [B] is drafted, scored, verified and committed."""
@@ -212,11 +210,10 @@ class TreeRun:
         """New tokens [B, max_new_tokens], how many are real [B], and statistics."""
         start = time.perf_counter()
         root = self.prefill()
-        shape = self.shape
-        if shape is None:
-            shape = self.sizer.choose(
-                self.drafter.candidates, tuple(self.prompt.shape), self.measure
-            )
+        shape = self.shape or TreeTemplate.chain(0)
+        if self.shape is None and self.drafter is not None:
+            batch, width = self.prompt.shape
+            shape = self.sizer.choose(self.drafter.candidates, (batch, width), self.measure)
             self.seconds["sizing"] = time.perf_counter() - start - self.seconds["prefill"]
         tree = DeviceTree(shape, root.shape[0], self.device)
         forwards, finished = 1, LateFlag(self.device)

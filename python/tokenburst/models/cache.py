@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
@@ -22,7 +23,9 @@ class _TreeLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the cache is allocated when it is made."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         for rows, states in zip(self._rows, (key_states, value_states), strict=True):
             rows.index_copy_(0, self._owner.rows, states.transpose(1, 2).reshape(-1, rows.shape[1]))
         return self.keys, self.values
@@ -53,7 +56,14 @@ class TreeCache(Cache):
         keys, values: per layer [B, H, S, D], with rows of all heads adjacent in memory.
     """
 
-    def __init__(self, config, batch: int, length: int, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        batch: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.dtype, self.device = dtype, device
