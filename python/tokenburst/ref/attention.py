@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def visible_nodes(ancestors: Tensor | None, count: int, causal: bool, device) -> Tensor:
+def visible_nodes(
+    ancestors: Tensor | None, count: int, causal: bool, device: torch.device
+) -> Tensor:
     """[count, count] bool: which node (row) sees which node (column); `ancestors` is [N, W]."""
     if ancestors is not None:
         j = torch.arange(count, device=device)
