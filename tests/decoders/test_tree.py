@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import tokenburst as tb
 from tiny import FAMILIES, prompts, tiny_model
 from tokenburst.decoders.autotree import SIZES, TreeSizer
+from tokenburst.decoders.treerun import TreeRun
 
 EXACT = [torch.float32, torch.bfloat16]
 
@@ -169,3 +170,24 @@ def test_custom_generate():
         model.generate(ids, custom_generate=tb.token_recycling, max_new_tokens=4, do_sample=True)
     with pytest.raises(ValueError, match="num_beams: expected 1"):
         model.generate(ids, custom_generate=tb.token_recycling, max_new_tokens=4, num_beams=2)
+
+
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_logits_do_not_depend_on_what_is_scored_beside_them(dtype, threads, monkeypatch):
+    # The promise behind identical text: any number of tokens, any number of threads.
+    seen, original = [], TreeRun.logits
+    monkeypatch.setattr(TreeRun, "logits", lambda run, h: seen.append(original(run, h)) or seen[-1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for nodes in (1, 5, 9, 11, 18):
+            drafter = tb.TokenRecycling(tb.TreeTemplate.chain(nodes - 1), prefill=False)
+            tb.TreeDecoder(tiny_model("llama", dtype), drafter).generate(
+                prompts(1, 13, 9)[0], max_new_tokens=2
+            )
+    finally:
+        torch.set_num_threads(before)
+    after_prompt, at_root = seen[0::2], [logits[:1] for logits in seen[1::2]]
+    for first, second in zip(after_prompt, at_root, strict=True):
+        assert torch.equal(first, after_prompt[0]) and torch.equal(second, at_root[0])

@@ -8,7 +8,7 @@ import torch
 
 from tokenburst.decoders.templates import TreeTemplate
 
-SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 81)
+SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 80)  # forwards come in whole groups of four rows
 REPEATS = 3
 
 # Chance of each rank to be right before anything is measured; it weighs as this many steps.

@@ -5,6 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# CPU matrix products may round the last one to three rows of a thread's share differently when the
+# number of rows is no multiple of four. Whole groups of four give a row the same bits beside any
+# other rows and under any number of threads.
+ROW_GROUP = 4
+
+
+def whole(rows: int) -> int:
+    """`rows` rounded up to whole groups."""
+    return -(-rows // ROW_GROUP) * ROW_GROUP
+
 
 def pack_prompts(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Ragged prompts moved to the left edge.

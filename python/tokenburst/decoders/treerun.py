@@ -9,15 +9,11 @@ from torch import Tensor
 
 from tokenburst import ops
 from tokenburst.decoders.autotree import SIZES, TreeSizer
-from tokenburst.decoders.common import LateFlag
+from tokenburst.decoders.common import LateFlag, whole
 from tokenburst.decoders.recycling import TokenRecycling
 from tokenburst.decoders.templates import TreeTemplate
 from tokenburst.models.attention import TokenContext
 from tokenburst.models.cache import TreeCache
-
-# fp32 matrix products round by the class of their row count: {1}, {2, 3} or {4, ...}. Every forward
-# is of the last class, so a token's logits do not depend on how many tokens are scored with it.
-ROW_CLASS = 4
 
 
 @dataclass
@@ -38,10 +34,10 @@ class TreeStats:
 
 
 class DeviceTree:
-    """A template as device tensors for a batch, padded to the row class."""
+    """A template as device tensors for a batch, padded to whole groups of rows."""
 
     def __init__(self, shape: TreeTemplate, batch: int, device: torch.device) -> None:
-        pad = max(0, -(-ROW_CLASS // max(1, batch)) - shape.nodes)
+        pad = whole(shape.nodes) - shape.nodes
         self.template = shape
         self.nodes = shape.nodes + pad
         self.rank = torch.tensor(shape.rank, dtype=torch.int32, device=device)
@@ -77,8 +73,8 @@ class TreeRun:
 
         fixed = TreeTemplate.chain(0) if self.drafter is None else self.drafter.tree
         self.shape = None if isinstance(fixed, str) else fixed  # None: chosen after the prefill
-        largest = max(ROW_CLASS, max(SIZES) if self.shape is None else self.shape.nodes)
-        needed = max(width, ROW_CLASS) + max_new_tokens + largest
+        largest = whole(max(SIZES) if self.shape is None else self.shape.nodes)
+        needed = whole(width) + max_new_tokens + largest
         length = needed if cache_length is None else cache_length
         if length < needed:
             raise ValueError(
@@ -105,11 +101,11 @@ class TreeRun:
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[R, V] of hidden rows [R, hidden], in the row class."""
-        missing = max(0, ROW_CLASS - hidden.shape[0])
-        if missing:
-            hidden = torch.cat([hidden, hidden[:1].expand(missing, -1)])
-        return self.model.get_output_embeddings()(hidden)[: hidden.shape[0] - missing]
+        """[R, V] of hidden rows [R, hidden]."""
+        rows = hidden.shape[0]
+        if rows != whole(rows):
+            hidden = torch.cat([hidden, hidden[:1].expand(whole(rows) - rows, -1)])
+        return self.model.get_output_embeddings()(hidden)[:rows]
 
     def emit(self, tokens: Tensor, counts: Tensor) -> None:
         """Append the first counts[b] of tokens [B, S]; end sequences at eos or at the limit."""
@@ -125,7 +121,8 @@ class TreeRun:
     def prefill(self) -> Tensor:
         """Scores the prompt; returns the first new token [B] of each sequence."""
         start = time.perf_counter()
-        tokens = torch.nn.functional.pad(self.prompt, (0, max(0, ROW_CLASS - self.prompt.shape[1])))
+        width = self.prompt.shape[1]
+        tokens = torch.nn.functional.pad(self.prompt, (0, whole(width) - width))
         depth = torch.arange(tokens.shape[1], device=self.device)[None]
         context = TokenContext(self.cache.kv_len, self.lengths)
         hidden = self.forward(tokens, depth, context)
