@@ -42,8 +42,9 @@ def prompts(*lengths):
 
 
 def forward(model, x):
-    """Logits of one sequence [L], without the mask token."""
+    """Logits of one sequence [L], without the mask token; in whole groups of four rows."""
     n = torch.tensor([len(x)], dtype=torch.int32)
+    x = torch.nn.functional.pad(x, (0, -len(x) % 4))
     context = TokenContext(kv_len=torch.zeros_like(n), n_nodes=n, causal=False)
     with torch.no_grad(), installed(model):
         logits = model(x[None], use_cache=False, token_context=context).logits[0].float()
@@ -129,18 +130,17 @@ def test_a_batch_equals_its_rows_alone(policy, temperature, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_forward_of_a_batch_is_the_forward_of_its_rows_bit_for_bit(llama, dtype):
+def test_hidden_states_of_a_batch_are_those_of_its_rows_bit_for_bit(llama, dtype):
     model = LlamaForCausalLM(llama.config).to(dtype)
-    lengths = torch.tensor([4, 9, 6, 21], dtype=torch.int32)
-    x = torch.randint(0, VOCAB, (4, 21))
-    context = TokenContext(kv_len=torch.zeros_like(lengths), n_nodes=lengths, causal=False)
-    with torch.inference_mode(), installed(model):
-        together = model(x, use_cache=False, token_context=context).logits
-    for b, n in enumerate(lengths.tolist()):
-        one = TokenContext(torch.zeros(1, dtype=torch.int32), lengths[b : b + 1], causal=False)
-        with torch.inference_mode(), installed(model):
-            alone = model(x[b : b + 1, :n], use_cache=False, token_context=one).logits
-        assert torch.equal(alone[0], together[b, :n])
+    seen = []
+    model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    decoder = DiffusionDecoder(model, LowConfidence(1))
+    ids, mask = prompts(4, 9, 1, 6)
+    decoder.generate(ids, mask, gen_length=6)
+    for b in range(4):
+        decoder.generate(ids[b : b + 1, mask[b] == 1], gen_length=6)
+    together = seen[0].view(4, -1, 64)[:, :6]
+    assert torch.equal(together, torch.stack([rows[:6] for rows in seen[1:]]))
 
 
 def test_the_same_seed_gives_the_same_tokens(llama):
@@ -270,11 +270,16 @@ def test_from_inside_transformers_generate(llama):
     assert torch.equal(got, want.sequences)
     rich = llama.generate(ids, max_new_tokens=6, return_dict_in_generate=True, **options)
     assert rich.sequences.shape == (2, 11)
-    warm = {"do_sample": True, "top_k": 0, "temperature": 0.7, "max_new_tokens": 6, "seed": 9}
+    warm = {"temperature": 0.7, "max_new_tokens": 6, "seed": 9}
     want = DiffusionDecoder(llama).generate(ids, mask, gen_length=6, temperature=0.7, seed=9)
     assert torch.equal(llama.generate(ids, **warm, **options), want.sequences)
-    with pytest.raises(ValueError, match=r"logits_processor: .*got TopPLogitsWarper"):
-        llama.generate(ids, **(warm | {"top_p": 0.5}), **options)
+    for change, message in [
+        ({"do_sample": True}, "do_sample: expected False"),
+        ({"repetition_penalty": 2.0}, "logits_processor: expected none"),
+        ({"max_time": 1.0}, "stopping_criteria: expected none"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            llama.generate(ids, **change, **options)
 
 
 def test_load_diffusion(llama, tmp_path):

@@ -18,12 +18,13 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tokenburst import ops
 from tokenburst.decoders.common import LateFlag, check_ids, pack_prompts
+from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
 from tokenburst.decoders.unmasking import Threshold, Unmasking, check_count, check_ranking
 from tokenburst.models.attention import TokenContext, installed
 
-# Matrix products over 1, 2-3 and >= 4 rows round differently on the CPU: always staying in the last
-# class makes a row's bits the same alone and in a batch.
-MIN_ROWS = 4
+# CPU matrix products may round the last one to three rows differently when their number is no
+# multiple of four: whole groups of four make a row's bits the same alone and in a batch.
+ROW_GROUP = 4
 
 Callback = Callable[[int, Tensor], None]
 
@@ -170,11 +171,11 @@ class DiffusionDecoder:
         eos, pad = self._ends(eos_token_id, pad_token_id)
 
         device, batch = prompt.device, len(prompt)
-        place = torch.arange(max(prompt.shape[1] + gen_length, MIN_ROWS), device=device)
+        place = torch.arange(_whole(prompt.shape[1] + gen_length), device=device)
         ends = (lengths + gen_length)[:, None]
         x = torch.nn.functional.pad(prompt, (0, len(place) - prompt.shape[1]))
         x = torch.where(place < lengths[:, None], x, self.mask_id).where(place < ends, 0)
-        offset = torch.arange(max(block_length, MIN_ROWS), device=device)
+        offset = torch.arange(_whole(block_length), device=device)
         starts = torch.arange(0, gen_length, block_length, device=device)
         places = lengths[:, None, None] + starts[:, None] + offset
         given, new = input_ids.to(device), lengths[:, None] + place[:gen_length]
@@ -233,13 +234,13 @@ class DiffusionDecoder:
         """
         packed, lengths, real = self._prompts(input_ids, attention_mask)
         given = input_ids.to(packed.device)
-        x = torch.nn.functional.pad(packed, (0, max(MIN_ROWS - packed.shape[1], 0)))
+        x = torch.nn.functional.pad(packed, (0, _whole(packed.shape[1]) - packed.shape[1]))
         masked = x == self.mask_id
         masked[:, : packed.shape[1]] &= real
         count = masked.sum(1)
         n_masks = int(count.max()) if len(x) else 0
         order = (~masked).to(torch.int8).argsort(dim=1, stable=True)
-        order = order[:, : max(n_masks, MIN_ROWS)]
+        order = order[:, : max(_whole(n_masks), ROW_GROUP)]
         slot = torch.arange(order.shape[1], device=x.device)
         places = order.where(slot < count[:, None], -1)[:, None]
         outside = torch.zeros_like(given, dtype=torch.int8)
@@ -410,6 +411,10 @@ class DiffusionDecoder:
         return {"score": score, "lowest_first": ranking == "entropy"}
 
 
+def _whole(rows: int) -> int:
+    return -(-rows // ROW_GROUP) * ROW_GROUP
+
+
 class _bar:
     """Context manager: a progress bar as advance(steps, total), or nothing."""
 
@@ -439,7 +444,7 @@ def diffusion_generate(
     gen_length: int | None = None,
     block_length: int | None = None,
     unmasking: Unmasking = Threshold(0.9),  # noqa: B008 (frozen)
-    temperature: float | None = None,
+    temperature: float = 0.0,
     seed: int = 0,
     mask_id: int | None = None,
     callback: Callback | None = None,
@@ -451,14 +456,14 @@ def diffusion_generate(
     Args:
         model: see `DiffusionDecoder`.
         input_ids: [B, P] int64 prompts.
-        logits_processor: what transformers made of its own arguments; only a temperature is legal.
-        stopping_criteria: the same; lengths and end tokens are legal.
-        generation_config: read for what is not given here: max_new_tokens or max_length, do_sample,
-            temperature, eos and pad ids, return_dict_in_generate.
+        logits_processor: must be empty.
+        stopping_criteria: a length and end tokens at most.
+        generation_config: read for max_new_tokens or max_length, eos and pad ids and
+            return_dict_in_generate; None outside `generate`.
         gen_length: see `DiffusionDecoder.generate`; None takes the length of generation_config.
         block_length: see there.
         unmasking: see `DiffusionDecoder`.
-        temperature: see there; None takes generation_config's where do_sample is set, else 0.
+        temperature: see there; it takes the place of do_sample.
         seed: see there.
         mask_id: see `DiffusionDecoder`.
         callback: see there.
@@ -470,26 +475,26 @@ def diffusion_generate(
         [B, P + gen_length] int64, or a `GenerateDecoderOnlyOutput` with return_dict_in_generate.
 
     Raises:
-        ValueError: as `DiffusionDecoder.generate`; processors or criteria that it would ignore.
+        ValueError: as `DiffusionDecoder.generate`; do_sample, beams, processors, criteria and
+            arguments that would be ignored.
 
     Example:
         >>> model.generate(**inputs, custom_generate=diffusion_generate, gen_length=128, seed=1)
     """
-    _refuse_others("logits_processor", logits_processor, {"TemperatureLogitsWarper"})
-    _refuse_others(
-        "stopping_criteria", stopping_criteria, {"MaxLengthCriteria", "EosTokenCriteria"}
-    )
+    attention_mask = model_kwargs.pop("attention_mask", None)
+    refuse_unknown("diffusion_generate", model_kwargs)
     config = generation_config if generation_config is not None else model.generation_config
-    if gen_length is None:
-        gen_length = 128
-        if config.max_length is not None and generation_config is not None:
-            gen_length = config.max_length - input_ids.shape[1]
-    if temperature is None:
-        temperature = float(config.temperature or 1.0) if config.do_sample else 0.0
+    if generation_config is not None:
+        if config.do_sample:
+            raise ValueError(
+                "diffusion_generate: do_sample: expected False (temperature=... samples), got True"
+            )
+        check_generation("diffusion_generate", logits_processor, stopping_criteria, config)
+        gen_length = gen_length or new_token_limit(input_ids, config)
     out = DiffusionDecoder(model, unmasking, mask_id=mask_id).generate(
         input_ids,
-        model_kwargs.get("attention_mask"),
-        gen_length=gen_length,
+        attention_mask,
+        gen_length=gen_length or 128,
         block_length=block_length,
         temperature=temperature,
         seed=seed,
@@ -501,12 +506,3 @@ def diffusion_generate(
     if config.return_dict_in_generate:
         return GenerateDecoderOnlyOutput(sequences=out.sequences)
     return out.sequences
-
-
-def _refuse_others(name: str, given: Any, known: set[str]) -> None:
-    others = sorted({type(item).__name__ for item in given or ()} - known)
-    if others:
-        raise ValueError(
-            f"diffusion_generate: {name}: expected none but {', '.join(sorted(known))}, "
-            f"got {', '.join(others)} (sampling sets top_k=50 unless told top_k=0)"
-        )
