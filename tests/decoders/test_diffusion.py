@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tiny import FAMILIES, VOCAB, prompts, tiny_model
 from tokenburst.decoders import diffusion
 from tokenburst.decoders.diffusion import DiffusionDecoder
@@ -78,7 +79,7 @@ def test_policy_equals_oracle(policy, rule):
     want, forwards = oracle(d.model, x, [(5, 13), (13, 21)], rule, policy.ranking)
     assert out.sequences.tolist() == [want.tolist()]
     assert out.stats.forwards == forwards == sum(out.stats.steps[0])
-    assert out.stats.tokens == [16]
+    assert out.stats.new_tokens == [16]
     assert out.stats.tokens_per_forward == 16 / forwards
 
 
@@ -152,7 +153,7 @@ def test_a_flag_that_arrives_late_changes_nothing_but_the_count(monkeypatch):
     monkeypatch.setattr(diffusion, "LateFlag", Late)
     got = d.generate(ids, mask, gen_length=8, block_length=4)
     assert torch.equal(got.sequences, want.sequences)
-    assert (got.stats.steps, got.stats.tokens) == (want.stats.steps, want.stats.tokens)
+    assert (got.stats.steps, got.stats.new_tokens) == (want.stats.steps, want.stats.new_tokens)
     assert want.stats.forwards < got.stats.forwards <= want.stats.forwards + 2
 
 
@@ -182,7 +183,7 @@ def test_infill_fills_masks_and_nothing_else():
     masks = (ids == MASK) & (mask == 1)
     assert torch.equal(out.sequences[~masks], ids[~masks])
     assert not bool((out.sequences[masks] == MASK).any())
-    assert (out.stats.tokens, out.stats.steps) == ([4, 2, 0], [[4], [2], [0]])
+    assert (out.stats.new_tokens, out.stats.steps) == ([4, 2, 0], [[4], [2], [0]])
     for b in range(3):
         x = ids[b, mask[b] == 1]
         want, _ = oracle(d.model, x, [(0, len(x))], lambda s, step, n: 1)

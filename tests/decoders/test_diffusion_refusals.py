@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
+
 from tiny import VOCAB, prompts, tiny_model
 from tokenburst.decoders.diffusion import DiffusionDecoder, diffusion_generate
 from tokenburst.decoders.unmasking import LowConfidence, Threshold
 from tokenburst.models.diffusion import load_diffusion
-from transformers import LlamaForCausalLM
 
 MASK = VOCAB - 1
 

@@ -7,7 +7,7 @@ on the device: a row's tokens do not depend on its neighbours, and nothing waits
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,26 @@ from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tokenburst import ops
-from tokenburst.decoders.common import LateFlag, check_ids, pack_prompts
+from tokenburst.decoders.common import LateFlag, check_ids, end_tokens, pack_prompts
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
-from tokenburst.decoders.unmasking import Threshold, Unmasking, check_count, check_ranking
+from tokenburst.decoders.unmasking import (
+    LowConfidence,
+    Threshold,
+    Unmasking,
+    check_count,
+    check_ranking,
+)
 from tokenburst.models.attention import TokenContext, installed
+
+__all__ = [
+    "DiffusionDecoder",
+    "DiffusionOutput",
+    "DiffusionStats",
+    "LowConfidence",
+    "Threshold",
+    "Unmasking",
+    "diffusion_generate",
+]
 
 # CPU matrix products may round the last one to three rows differently when their number is no
 # multiple of four: whole groups of four make a row's bits the same alone and in a batch.
@@ -34,14 +50,14 @@ class DiffusionStats:
     """What a generation cost."""
 
     forwards: int  # of the whole batch
-    tokens: list[int]  # committed in each row
+    new_tokens: list[int]  # committed in each sequence
     steps: list[list[int]]  # [B][blocks]: forwards that each row needed for each block
     seconds: float
 
     @property
     def tokens_per_forward(self) -> float:
-        """Mean over the rows of tokens committed per forward; 0 if there was none."""
-        return sum(self.tokens) / (len(self.tokens) * self.forwards) if self.forwards else 0.0
+        """Mean over the sequences of tokens per forward."""
+        return sum(self.new_tokens) / max(1, len(self.new_tokens)) / max(1, self.forwards)
 
 
 @dataclass(frozen=True)
@@ -121,7 +137,7 @@ class DiffusionDecoder:
         temperature: float = 0.0,
         seed: int = 0,
         sequence_ids: Tensor | None = None,
-        eos_token_id: int | list[int] | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
         callback: Callback | None = None,
         progress: bool = False,
@@ -139,8 +155,8 @@ class DiffusionDecoder:
             sequence_ids: [B] int, names of the rows for chance; None numbers them 0 .. B - 1. A row
                 draws by (seed, its name, step, position), so give a row its name again to get its
                 tokens again in another batch.
-            eos_token_id: ids that end a row; None = nothing does.
-            pad_token_id: id that follows an end; None = the first of `eos_token_id`.
+            eos_token_id: ids that end a row; default: the model's.
+            pad_token_id: id that follows an end; default: the model's, else the first eos id.
             callback: called as callback(forwards, sequences) after each step; masks not yet decided
                 hold the mask id.
             progress: show a progress bar.
@@ -273,16 +289,14 @@ class DiffusionDecoder:
         return ids, lengths, real
 
     def _ends(
-        self, eos_token_id: int | list[int] | None, pad_token_id: int | None
+        self, eos_token_id: int | Sequence[int] | None, pad_token_id: int | None
     ) -> tuple[Tensor | None, int]:
-        if eos_token_id is None:
-            return None, 0
-        ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+        ids, pad = end_tokens(self.model, eos_token_id, pad_token_id)
+        if self.mask_id in ids:
+            raise ValueError(f"generate: eos_token_id: expected ids other than the mask, got {ids}")
         eos = torch.tensor(ids, dtype=torch.int64, device=self.model.device)
         check_ids("eos_token_id", eos, self.vocab_size)
-        if not ids or self.mask_id in ids:
-            raise ValueError(f"generate: eos_token_id: expected ids other than the mask, got {ids}")
-        return eos, ids[0] if pad_token_id is None else pad_token_id
+        return (eos if ids else None), pad
 
     def _run(
         self,
@@ -397,7 +411,7 @@ class DiffusionDecoder:
             sequences=task.layout(x),
             stats=DiffusionStats(
                 forwards=forwards,
-                tokens=tokens.tolist(),
+                new_tokens=tokens.tolist(),
                 steps=spent.tolist(),
                 seconds=time.perf_counter() - began,
             ),
