@@ -2,19 +2,35 @@
 
 from tokenburst import ops, ref
 from tokenburst._native import __version__, build_info
+from tokenburst.decoders.diffusion import (
+    DiffusionDecoder,
+    DiffusionOutput,
+    DiffusionStats,
+    diffusion_generate,
+)
 from tokenburst.decoders.recycling import TokenRecycling
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
+from tokenburst.decoders.unmasking import LowConfidence, Threshold, Unmasking
+from tokenburst.models.diffusion import load_diffusion
 
 __all__ = [
     "TEMPLATES",
+    "DiffusionDecoder",
+    "DiffusionOutput",
+    "DiffusionStats",
+    "LowConfidence",
+    "Threshold",
     "TokenRecycling",
     "TreeDecoder",
     "TreeOutput",
     "TreeStats",
     "TreeTemplate",
+    "Unmasking",
     "__version__",
     "build_info",
+    "diffusion_generate",
+    "load_diffusion",
     "ops",
     "ref",
     "token_recycling",

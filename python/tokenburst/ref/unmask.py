@@ -3,22 +3,15 @@
 import torch
 from torch import Tensor
 
-
-def _philox(seed: int, counter: tuple[int, int, int, int]) -> int:
-    """First of the four 32-bit words of Philox4x32-10."""
-    word = 0xFFFFFFFF
-    k0, k1 = seed & word, seed >> 32 & word
-    c0, c1, c2, c3 = (c & word for c in counter)
-    for _ in range(10):
-        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = b >> 32 ^ c1 ^ k0, b & word, a >> 32 ^ c3 ^ k1, a & word
-        k0, k1 = k0 + 0x9E3779B9 & word, k1 + 0xBB67AE85 & word
-    return c0
+from tokenburst.ref.philox import philox4x32
 
 
-def _uniform(rng: list[int], position: int) -> float:
-    seed, sequence, step = rng
-    return (_philox(seed, (0xFFFFFFFF, position, step, sequence)) >> 8) / 2**24
+def _random_scores(rng: Tensor, length: int) -> Tensor:
+    """[B, L] uniform scores in [0, 1): the upper 24 bits of the first Philox word."""
+    seed, sequence, step = rng[:, :, None].unbind(1)
+    apart = torch.full_like(seed, 0xFFFFFFFF)  # from the counters of sampled tokens
+    words = philox4x32(seed, (apart, torch.arange(length, device=rng.device), step, sequence))
+    return (words[0] >> 8).float() / 2**24
 
 
 def unmask_select_(
@@ -39,15 +32,15 @@ def unmask_select_(
     committed = torch.zeros(position.shape, dtype=torch.bool)
     n_committed = torch.zeros(len(x), dtype=torch.int32)
     n_left = torch.zeros(len(x), dtype=torch.int32)
+    chance = x.new_empty(0) if rng is None else _random_scores(rng, x.shape[1])
     for b in range(len(x)):
         masked: dict[int, int] = {}  # position -> the first candidate for it
         for r, i in enumerate(position[b].tolist()):
             if 0 <= i < x.shape[1] and int(x[b, i]) == mask_id:
                 masked.setdefault(i, r)
-        names = [] if rng is None else rng[b].tolist()
         ranked = []  # (cost, position, candidate), best first
         for i, r in masked.items():
-            value = _uniform(names, i) if score is None else float(score[b, r])
+            value = float(chance[b, i] if score is None else score[b, r])
             if int(token[b, r]) >= 0 and int(token[b, r]) != mask_id and value == value:
                 ranked.append((value if lowest_first else -value, i, r))
         ranked.sort()
