@@ -114,18 +114,21 @@ struct Draw {
     score = logit = -infinity;
     token = -1;
   }
-  // No larger word lifts a logit of at most `most` above the best score; generous by far more than
-  // any rounding.
+  // How far the noise must lift a logit of at most `most`, less far more than any rounding.
+  double gap(float most) const {
+    const double scaled = static_cast<double>(most) * inv_t;
+    return score - scaled - 1e-3 - 1e-6 * (std::fabs(score) + std::fabs(scaled));
+  }
+  bool hopeless(float most) const { return gap(most) > max_gumbel; }
+  // No larger word lifts it so far.
   uint32_t limit(float most) const {
     if (token < 0) return 0xffffffffu;
-    const double scaled = static_cast<double>(most) * inv_t;
-    const double gap = score - scaled - 1e-3 - 1e-6 * (std::fabs(score) + std::fabs(scaled));
-    const double words = -std::expm1(-std::exp(-gap)) * 4294967296.0 + 1.0;
+    const double words = -std::expm1(-std::exp(-gap(most))) * 4294967296.0 + 1.0;
     return words < 4294967295.0 ? static_cast<uint32_t>(words) : 0xffffffffu;
   }
   template <class T>
   void scan(const T* l, int64_t n, int64_t first_id, float most) {
-    if (most == -infinity) return;
+    if (most == -infinity || hopeless(most)) return;
     uint32_t within = limit(most);
     for (int64_t i = 0; i < n; i += 32) {
       const auto counter = static_cast<uint32_t>((first_id + i) / 4);
