@@ -28,23 +28,29 @@ struct BlockSums {
 };
 
 // e^(l - base) by 2^n 2^f, f in [-1/2, 1/2]; relative error below 3e-7, about 2^-125 for whatever
-// lies lower. A NaN stays one in `weighted`.
+// lies lower. A NaN stays one in `weighted`. Two vectors in step, since one alone waits on itself.
 template <class T>
 inline void accumulate(const T* l, F32x8 base, BlockSums& out) {
   const F32x8 round = F32x8::splat(12582912.0f), log2e = F32x8::splat(1.442695041f);
-  const F32x8 logit = F32x8::load(l);
-  out.most = max(logit, out.most);
-  const F32x8 x = max(F32x8::splat(-86.5f), logit - base);
-  const F32x8 t = fused(x, log2e, round);
-  const F32x8 f = fused(x, log2e, round - t);
-  F32x8 p = fused(F32x8::splat(1.326472731e-3f), f, F32x8::splat(9.671512991e-3f));
-  p = fused(p, f, F32x8::splat(5.550733581e-2f));
-  p = fused(p, f, F32x8::splat(2.402224243e-1f));
-  p = fused(p, f, F32x8::splat(6.931470037e-1f));
-  p = fused(p, f, F32x8::splat(1.0f));
-  const F32x8 e = times_exp2(p, t);
-  out.sums.sum = out.sums.sum + e;
-  out.sums.weighted = fused(e, x, out.sums.weighted);
+  constexpr float coefficients[] = {9.671512991e-3f, 5.550733581e-2f, 2.402224243e-1f,
+                                    6.931470037e-1f, 1.0f};
+  F32x8 x[2], t[2], f[2], p[2];
+  for (int i = 0; i < 2; ++i) {
+    const F32x8 logit = F32x8::load(l + 8 * i);
+    out.most = max(logit, out.most);
+    x[i] = max(F32x8::splat(-86.5f), logit - base);
+  }
+  for (int i = 0; i < 2; ++i) t[i] = fused(x[i], log2e, round);
+  for (int i = 0; i < 2; ++i) f[i] = fused(x[i], log2e, round - t[i]);
+  for (int i = 0; i < 2; ++i) p[i] = F32x8::splat(1.326472731e-3f);
+  for (const float c : coefficients) {
+    for (int i = 0; i < 2; ++i) p[i] = fused(p[i], f[i], F32x8::splat(c));
+  }
+  for (int i = 0; i < 2; ++i) {
+    const F32x8 e = times_exp2(p[i], t[i]);
+    out.sums.sum = out.sums.sum + e;
+    out.sums.weighted = fused(e, x[i], out.sums.weighted);
+  }
 }
 
 template <class T>
@@ -54,7 +60,6 @@ BlockSums sweep(const T* l, int64_t n, float base) {
   const F32x8 base8 = F32x8::splat(base);
   for (int64_t i = 0; i < n; i += 16) {
     accumulate(l + i, base8, out);
-    accumulate(l + i + 8, base8, out);
   }
   return out;
 }
@@ -114,18 +119,21 @@ struct Draw {
     score = logit = -infinity;
     token = -1;
   }
-  // No larger word lifts a logit of at most `most` above the best score; generous by far more than
-  // any rounding.
+  // How far the noise must lift a logit of at most `most`, less far more than any rounding.
+  double gap(float most) const {
+    const double scaled = static_cast<double>(most) * inv_t;
+    return score - scaled - 1e-3 - 1e-6 * (std::fabs(score) + std::fabs(scaled));
+  }
+  bool hopeless(float most) const { return gap(most) > max_gumbel; }
+  // No larger word lifts it so far.
   uint32_t limit(float most) const {
     if (token < 0) return 0xffffffffu;
-    const double scaled = static_cast<double>(most) * inv_t;
-    const double gap = score - scaled - 1e-3 - 1e-6 * (std::fabs(score) + std::fabs(scaled));
-    const double words = -std::expm1(-std::exp(-gap)) * 4294967296.0 + 1.0;
+    const double words = -std::expm1(-std::exp(-gap(most))) * 4294967296.0 + 1.0;
     return words < 4294967295.0 ? static_cast<uint32_t>(words) : 0xffffffffu;
   }
   template <class T>
   void scan(const T* l, int64_t n, int64_t first_id, float most) {
-    if (most == -infinity) return;
+    if (most == -infinity || hopeless(most)) return;
     uint32_t within = limit(most);
     for (int64_t i = 0; i < n; i += 32) {
       const auto counter = static_cast<uint32_t>((first_id + i) / 4);
