@@ -1,0 +1,132 @@
+"""Draft trees: build, greedy verification, moving the accepted cache rows."""
+
+import torch
+from harness import Case, main, nbytes, short
+from tokenburst import ops
+
+NODES, DEPTH = 81, 6
+
+
+def template(batch, device):
+    """Parents [B, N] of a tree as drafters make them: wide near the root, narrow below."""
+    parent = [-1] + [0] * 8 + [1 + i % 8 for i in range(24)] + [9 + i % 16 for i in range(24)]
+    parent += [33 + i % 12 for i in range(16)] + [57 + i % 8 for i in range(8)]
+    return torch.tensor(parent, dtype=torch.int64, device=device).repeat(batch, 1)
+
+
+def build_eager(parent):
+    """Who sees whom, by squaring the matrix of parents; depths from the number of ancestors."""
+    eye = torch.eye(NODES, device=parent.device)
+    sees = eye + eye[parent] * (parent >= 0)[..., None]
+    for _ in range((DEPTH - 1).bit_length()):
+        sees = (sees @ sees).clamp(max=1)
+    sees = sees.bool()
+    return sees.sum(-1) - 1, sees
+
+
+def build(batch, device):
+    parent = template(batch, device)
+    count = torch.full((batch,), NODES, device=device)
+
+    def check():
+        built, (depth, sees) = ops.tree_build(parent, count), build_eager(parent)
+        bits = built.ancestors[..., None] >> torch.arange(32, device=device) & 1
+        assert torch.equal(built.depth.long(), depth)
+        assert torch.equal(bits.flatten(2)[..., :NODES].bool(), sees)
+
+    return Case(
+        "tree_build",
+        f"B={batch} N={NODES}",
+        lambda: ops.tree_build(parent, count),
+        {"matmul of parent matrix (no links)": lambda: build_eager(parent)},
+        check,
+        moved=nbytes(parent, *ops.tree_build(parent, count)),
+    )
+
+
+def paths_of(parent):
+    """[leaves, DEPTH] node indices from the root down, padded with the root: made once."""
+    paths = []
+    for node in set(range(NODES)) - set(parent.tolist()):
+        path = [node]
+        while path[0] > 0:
+            path.insert(0, int(parent[path[0]]))
+        paths.append(path + [0] * (DEPTH - len(path)))
+    return torch.tensor(paths, device=parent.device)
+
+
+def verify_eager(tokens, argmax, paths):
+    """Matches along every path; the padding must not match, as the root's token is no argmax."""
+    drafted, chosen = tokens[:, paths], argmax[:, paths]
+    accepted = (drafted[..., 1:] == chosen[..., :-1]).long().cumprod(-1).sum(-1)
+    length, best = accepted.max(-1)
+    last = chosen[torch.arange(len(tokens), device=tokens.device), best, length]
+    return length + 1, last
+
+
+def verify(batch, device):
+    parent = template(batch, device)
+    count = torch.full((batch,), NODES, device=device)
+    tokens = torch.randint(0, 3, (batch, NODES), device=device)
+    argmax = torch.randint(0, 3, (batch, NODES), device=device)
+    tokens[:, 0] = 9
+    paths = paths_of(parent[0])
+
+    def check():
+        ours, theirs = ops.tree_verify_greedy(tokens, argmax, parent, count), None
+        theirs = verify_eager(tokens, argmax, paths)
+        assert torch.equal(ours.n_accepted.long(), theirs[0])
+
+    return Case(
+        "tree_verify_greedy",
+        f"B={batch} N={NODES}",
+        lambda: ops.tree_verify_greedy(tokens, argmax, parent, count),
+        {"gather + cumprod over given paths": lambda: verify_eager(tokens, argmax, paths)},
+        check,
+        moved=nbytes(tokens, argmax, parent),
+    )
+
+
+def commit_eager(caches, kv_len, path):
+    rows = kv_len + path
+    for cache in caches:
+        cache[:, :, kv_len : kv_len + len(path)] = cache.index_select(2, rows)
+
+
+def commit(layers, heads, dim, dtype, device):
+    kv_len, path = 1000, torch.tensor([0, 3, 17, 45], device=device)
+    caches = [
+        torch.randn(1, heads, 1100, dim, device=device, dtype=dtype) for _ in range(2 * layers)
+    ]
+    ragged = [torch.tensor(x, device=device) for x in ([kv_len], [path.tolist()], [len(path)])]
+
+    def ours():
+        ops.tree_commit_kv_(caches[:layers], caches[layers:], *ragged)
+
+    def check():
+        want = [cache.clone() for cache in caches]
+        commit_eager(want, kv_len, path)
+        ours()
+        assert all(torch.equal(a, b) for a, b in zip(caches, want, strict=True))
+
+    return Case(
+        "tree_commit_kv_",
+        f"{layers} layers H={heads} D={dim} accepted=4 {short(dtype)}",
+        ours,
+        {"index_select per cache": lambda: commit_eager(caches, kv_len, path)},
+        check,
+        moved=2 * nbytes(*caches) * len(path) // 1100,
+        dtype=dtype,
+    )
+
+
+def cases(device, quick):
+    for batch in (1, 32):
+        yield build(batch, device)
+        yield verify(batch, device)
+    for dtype in (torch.float32, torch.bfloat16):
+        yield commit(32, 8, 128, dtype, device)
+
+
+if __name__ == "__main__":
+    main(cases)
