@@ -60,7 +60,7 @@ def case(nodes, kv_len, heads, kv_heads, dim, dtype, device):
     )
 
 
-def cases(device, quick):
+def cases(device):
     for dtype in (torch.float32, torch.bfloat16):
         yield case(NODES, 4096, 32, 8, 128, dtype, device)
     yield case(NODES, 256, 8, 4, 64, torch.float32, device)

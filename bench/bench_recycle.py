@@ -75,7 +75,7 @@ def update(batch, vocab, device):
     return Case("recycle_update_", name, ours, {"indexed assignment": eager}, check, moved)
 
 
-def cases(device, quick):
+def cases(device):
     for batch in (1, 32):
         yield draft(batch, 128256, device)
         yield update(batch, 128256, device)

@@ -120,7 +120,7 @@ def commit(layers, heads, dim, dtype, device):
     )
 
 
-def cases(device, quick):
+def cases(device):
     for batch in (1, 32):
         yield build(batch, device)
         yield verify(batch, device)

@@ -64,7 +64,7 @@ def case(batch, length, rule, device):
     return Case("unmask_select_", name, ours, baseline, check, moved, prepare=prepare)
 
 
-def cases(device, quick):
+def cases(device):
     for rule in ("top-k", "threshold"):
         yield case(8, 256, rule, device)
     for rule in ("top-k", "threshold"):

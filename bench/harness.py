@@ -1,6 +1,6 @@
 """Timing for the bench files: correctness first, interleaved medians, the physical bound.
 
-A bench file defines `cases(device, quick)`, which yields `Case`s one at a time, and ends with
+A bench file defines `cases(device)`, which yields `Case`s one at a time, and ends with
 `main(cases)`. Ours and the baselines run in turn, so that whatever else the machine does falls on
 all of them alike.
 """
@@ -83,37 +83,33 @@ def sample(call: Callable, prepare: Callable, device: torch.device, count: int) 
 def interleaved(
     calls: list[Callable], prepare: Callable, device: torch.device, budget: float
 ) -> list[list[float]]:
-    """Times of each call, taken in turn until `budget` seconds are used, at least five each."""
+    """Times of each call, taken in turn until `budget` seconds are used, at least five turns."""
+    end = time.perf_counter() + budget
     counts = []
     for call in calls:  # a turn lasts about 2 ms or one call
-        typical = statistics.median(sample(call, prepare, device, 5))
+        typical = min(sample(call, prepare, device, 2))
         counts.append(max(1, min(200, int(2e3 / typical))))
     times: list[list[float]] = [[] for _ in calls]
-    end = time.perf_counter() + budget
     while len(times[0]) < 5 * counts[0] or time.perf_counter() < end:
         for mine, call, count in zip(times, calls, counts, strict=True):
             mine += sample(call, prepare, device, count)
     return times
 
 
-def best_of(call: Callable, device: torch.device, repeats: int = 9) -> float:
-    return min(sample(call, nothing, device, repeats))
-
-
 @cache
 def read_rate(device: torch.device) -> float:
-    """Bytes per microsecond that torch.sum reads from memory, with all of torch's threads."""
-    x = torch.ones((256 if device.type == "cpu" else 2048) << 18, device=device)
-    return nbytes(x) / best_of(x.sum, device)
+    """Bytes per microsecond that torch.sum reads from memory; what fits a cache can be faster."""
+    x = torch.ones((128 if device.type == "cpu" else 2048) << 18, device=device)
+    return nbytes(x) / min(sample(x.sum, nothing, device, 25))
 
 
 @cache
 def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Flops per microsecond of a square matmul."""
-    n = 1536 if device.type == "cpu" else 8192
+    n = 1024 if device.type == "cpu" else 8192
     a = torch.ones(n, n, device=device, dtype=dtype)
     out = torch.empty_like(a)
-    return 2 * n**3 / best_of(lambda: torch.mm(a, a, out=out), device)
+    return 2 * n**3 / min(sample(lambda: torch.mm(a, a, out=out), nothing, device, 25))
 
 
 def bound_us(case: Case, device: torch.device) -> float:
@@ -173,9 +169,9 @@ def table_line(cells: list[str], widths: list[int]) -> str:
     ).rstrip()
 
 
-def main(cases: Callable[[torch.device, bool], Iterator[Case]]) -> None:
+def main(cases: Callable[[torch.device], Iterator[Case]]) -> None:
     parser = argparse.ArgumentParser(description=sys.modules[cases.__module__].__doc__)
-    parser.add_argument("--quick", action="store_true", help="under 30 s: fewer repeats, few cases")
+    parser.add_argument("--quick", action="store_true", help="under 30 s: fewer repeats")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads, default as torch chooses")
@@ -188,7 +184,7 @@ def main(cases: Callable[[torch.device, bool], Iterator[Case]]) -> None:
     print(table_line(list(COLUMNS), widths))
     rows = []
     with torch.inference_mode():
-        for case in cases(device, args.quick):
+        for case in cases(device):
             if args.only not in f"{case.op} {case.name}":
                 continue
             row = measure(case, device, 0.7 if args.quick else 4.0)
