@@ -83,14 +83,14 @@ def sample(call: Callable, prepare: Callable, device: torch.device, count: int) 
 def interleaved(
     calls: list[Callable], prepare: Callable, device: torch.device, budget: float
 ) -> list[list[float]]:
-    """Times of each call, taken in turn until `budget` seconds are used, at least five turns."""
+    """Times of each call, taken in turn until `budget` seconds are used, at least three turns."""
     end = time.perf_counter() + budget
     counts = []
     for call in calls:  # a turn lasts about 2 ms or one call
         typical = min(sample(call, prepare, device, 2))
         counts.append(max(1, min(200, int(2e3 / typical))))
     times: list[list[float]] = [[] for _ in calls]
-    while len(times[0]) < 5 * counts[0] or time.perf_counter() < end:
+    while len(times[0]) < 3 * counts[0] or time.perf_counter() < end:
         for mine, call, count in zip(times, calls, counts, strict=True):
             mine += sample(call, prepare, device, count)
     return times
