@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+
 from bench_tree import NODES, template
 from harness import Case, main, nbytes, short
 from tokenburst import ops

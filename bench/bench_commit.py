@@ -1,6 +1,7 @@
 """After a draft tree: moving the accepted rows of all caches."""
 
 import torch
+
 from harness import Case, main, nbytes, short
 from tokenburst import ops
 

@@ -1,6 +1,7 @@
 """Token Recycling: drafting from the adjacency matrix, learning from the verified tree."""
 
 import torch
+
 from bench_tree import NODES, template
 from harness import Case, main, nbytes
 from tokenburst import ops

@@ -1,6 +1,7 @@
 """Draft trees: build and greedy verification."""
 
 import torch
+
 from harness import Case, main, nbytes
 from tokenburst import ops
 

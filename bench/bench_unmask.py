@@ -1,6 +1,7 @@
 """Masked diffusion: committing the chosen proposals of a block."""
 
 import torch
+
 from harness import Case, main, nbytes
 from tokenburst import ops
 

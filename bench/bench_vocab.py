@@ -1,6 +1,7 @@
 """One sweep over the vocabulary: what a decoding step asks of its logits."""
 
 import torch
+
 from harness import Case, main, nbytes, short
 from tokenburst import ops
 

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
 from tokenburst import build_info
 
 

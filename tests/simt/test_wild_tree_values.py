@@ -1,9 +1,10 @@
 """Values that only a GPU lets through: tree and recycle kernels ignore them, write nothing else."""
 
-import executor
 import pytest
-import tokenburst as tb
 import torch
+
+import executor
+import tokenburst as tb
 from tokenburst import ref
 
 WILD = (-(2**62), -(2**31), -2, 2**31, 2**32 + 1, 2**62)
