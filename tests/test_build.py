@@ -1,5 +1,6 @@
 """The built package: its libraries, what it says when one is missing or foreign, and its CMake."""
 
+import json
 import os
 import re
 import shutil
@@ -16,14 +17,18 @@ from tokenburst import _C, _native
 REPOSITORY = Path(__file__).parents[1]
 CUDA_LIBRARY = _native.build_info()["cuda_library"]
 STAND_IN = "int aoti_torch_get_current_cuda_stream(int d, void** s) { *s = 0; return 0; }"
-# Opens libtorch_cuda's stand-in, so that our library believes in a CUDA torch, then the library.
+# Offers libraries to the loader, first beside this torch, then beside a stand-in for libtorch_cuda.
 LOAD = """
-import ctypes, sys
+import ctypes, json, os
 from tokenburst import _C, _native
-torch_cuda, *libraries = sys.argv[1:]
-if torch_cuda: ctypes.CDLL(torch_cuda, mode=ctypes.RTLD_GLOBAL)
-for library in libraries: print(_C.load_cuda(library) or "loaded")
-print(*(op for op in _native.op_names() if not _C.cuda_has(op)), sep=",")
+stand_in, library, *refused = sys.argv[1:]
+said = {"isa": _C.isa(), "no stream": library and _C.load_cuda(library)}
+ctypes.CDLL(stand_in, mode=ctypes.RTLD_GLOBAL)
+said |= {os.path.basename(path): _C.load_cuda(path) for path in refused}
+said["before"] = [op for op in _native.op_names() if _C.cuda_has(op)]
+said["library"] = library and _C.load_cuda(library)
+said["missing"] = [op for op in _native.op_names() if not _C.cuda_has(op)]
+print(json.dumps(said))
 """
 
 
@@ -48,17 +53,29 @@ def compile_library(path, source, *options):
 
 
 @pytest.fixture(scope="module")
-def torch_cuda(tmp_path_factory):
-    path = tmp_path_factory.mktemp("torch") / "libtorch_cuda.so"
-    return compile_library(path, STAND_IN, "-Wl,-soname,libtorch_cuda.so")
+def said(tmp_path_factory):
+    """What the loader answered in a process of its own."""
+    folder = tmp_path_factory.mktemp("libraries")
+    stand_in = compile_library(
+        folder / "libtorch_cuda.so", STAND_IN, "-Wl,-soname,libtorch_cuda.so"
+    )
+    other_id = 'const char* tokenburst_cuda_build_id(void) { return "0.0"; }'
+    corrupt = folder / "corrupt.so"
+    corrupt.write_bytes(b"not a library")
+    refused = [
+        folder / "absent.so",
+        compile_library(folder / "foreign.so", other_id),
+        compile_library(folder / "stranger.so", "int nothing;"),
+        corrupt,
+    ]
+    return json.loads(run(LOAD, stand_in, CUDA_LIBRARY or "", *refused, TOKENBURST_ISA="").stdout)
 
 
-def test_cuda_library_is_complete(torch_cuda):
+def test_cuda_library_is_complete(said):
     if CUDA_LIBRARY is None:  # built without nvcc
-        assert "no CUDA kernels" in _native.cuda_missing or "no GPU" in _native.cuda_missing
+        assert said["missing"] == _native.op_names()
         return
-    result, missing = run(LOAD, torch_cuda, CUDA_LIBRARY).stdout.split("\n")[:2]
-    assert (result, missing) == ("loaded", "")
+    assert (said["library"], said["missing"]) == ("", [])
     symbols = subprocess.run(
         ["nm", "-D", "--undefined-only", CUDA_LIBRARY], capture_output=True, text=True, check=True
     ).stdout
@@ -66,25 +83,17 @@ def test_cuda_library_is_complete(torch_cuda):
     assert [line for line in symbols.splitlines() if not system.search(line)] == []
 
 
-def test_cuda_library_is_refused_in_a_sentence(torch_cuda, tmp_path):
-    foreign = compile_library(
-        tmp_path / "libforeign.so", 'const char* tokenburst_cuda_build_id(void) { return "0.0"; }'
-    )
-    stranger = compile_library(tmp_path / "libstranger.so", "int nothing;")
-    corrupt = tmp_path / "libcorrupt.so"
-    corrupt.write_bytes(b"not a library")
-    said = run(LOAD, torch_cuda, tmp_path / "libabsent.so", foreign, stranger, corrupt).stdout
-    absent, other_id, no_id, broken, missing = said.splitlines()
-    assert re.search(r"libabsent\.so: .*No such file", absent)
-    assert other_id.endswith(f"belongs to another build: expected {_C.build_id}, got 0.0")
-    assert no_id.endswith("got no build id")
-    assert re.search(r"libcorrupt\.so: ", broken)
-    assert missing.split(",") == _native.op_names()
-
-
-def test_cuda_library_needs_a_cuda_torch():
+def test_cuda_library_needs_a_cuda_torch(said):
     if CUDA_LIBRARY and torch.version.cuda is None:
-        assert run(LOAD, "", CUDA_LIBRARY).stdout.startswith("this torch offers no CUDA stream")
+        assert said["no stream"].startswith("this torch offers no CUDA stream")
+
+
+def test_foreign_cuda_library_is_refused(said):
+    assert re.search(r"absent\.so: .*No such file", said["absent.so"])
+    assert f"another build: expected {_C.build_id}, got 0.0" in said["foreign.so"]
+    assert said["stranger.so"].endswith("got no build id")
+    assert re.search(r"corrupt\.so: ", said["corrupt.so"])
+    assert said["before"] == []
 
 
 # Only what lies on sys.path is found: an editable install hooks in before it.
@@ -123,14 +132,12 @@ def test_second_copy_is_refused(tmp_path):
     assert "ImportError: tokenburst: another copy of the package" in done.stderr
 
 
-@pytest.mark.parametrize("asked", ["", "portable", "avx512"])
-def test_instruction_set_from_the_environment(asked):
-    done = run("from tokenburst import _C; print(_C.isa())", TOKENBURST_ISA=asked)
-    if asked == "avx512":
-        assert done.returncode == 1
-        assert "isa: expected portable or avx2, got 'avx512' from TOKENBURST_ISA" in done.stderr
-    else:
-        assert done.stdout.strip() in ([asked] if asked else ["avx2", "portable"])
+def test_instruction_set_from_the_environment(said):
+    assert said["isa"] in ("avx2", "portable")
+    code = "from tokenburst import _C; print(_C.isa())"
+    assert run(code, TOKENBURST_ISA="portable").stdout.strip() == "portable"
+    refused = run(code, TOKENBURST_ISA="avx512").stderr
+    assert "isa: expected portable or avx2, got 'avx512' from TOKENBURST_ISA" in refused
 
 
 def test_wide_instructions_stay_in_their_build():

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "common/launch.h"
 #include "common/types.h"
@@ -46,12 +47,17 @@ class Check {
   void last_dim_contiguous(const Tensor& t, const char* name) const;
   void not_expanded(const Tensor& t, const char* name) const;  // for tensors written in place
 
-  template <class Got>
-  void that(bool holds, const char* name, const std::string& expected, const Got& got) const {
+  // `expected` is a text, or where one is checked per element a function that makes it on refusal.
+  template <class Expected, class Got>
+  void that(bool holds, const char* name, const Expected& expected, const Got& got) const {
     if (holds) return;
     std::ostringstream text;
     text << got;
-    refuse(name, expected, text.str());
+    if constexpr (std::is_invocable_v<Expected>) {
+      refuse(name, expected(), text.str());
+    } else {
+      refuse(name, expected, text.str());
+    }
   }
 
   [[noreturn]] void refuse(const char* name, const std::string& expected,

@@ -8,21 +8,26 @@ namespace {
 void check_values(const Check& check, const RecycleDraftParams& p) {
   check_group(check, p.group, p.batch, p.groups);
   for (int64_t b = 0; b < p.batch; ++b) {
-    check.that(-1 <= p.root[b] && p.root[b] < p.vocab, "root",
-               "-1 <= root < " + std::to_string(p.vocab) + " in sequence " + std::to_string(b),
-               p.root[b]);
+    check.that(
+        -1 <= p.root[b] && p.root[b] < p.vocab, "root",
+        [&] {
+          return "-1 <= root < " + std::to_string(p.vocab) + " in sequence " + std::to_string(b);
+        },
+        p.root[b]);
   }
   for (int64_t i = 0; i < p.nodes; ++i) {
     const int64_t parent = p.parent[i];
-    const std::string node = " at node " + std::to_string(i);
+    const auto node = [&] { return " at node " + std::to_string(i); };
     if (i == 0) {
       check.that(parent == -1, "parent", "-1 at the root (node 0)", parent);
       continue;
     }
-    check.that(0 <= parent && parent < i, "parent",
-               "a topological order, 0 <= parent < " + std::to_string(i) + node, parent);
-    check.that(0 <= p.rank[i] && p.rank[i] < p.ranks, "rank",
-               "0 <= rank < " + std::to_string(p.ranks) + node, p.rank[i]);
+    check.that(
+        0 <= parent && parent < i, "parent",
+        [&] { return "a topological order, 0 <= parent < " + std::to_string(i) + node(); }, parent);
+    check.that(
+        0 <= p.rank[i] && p.rank[i] < p.ranks, "rank",
+        [&] { return "0 <= rank < " + std::to_string(p.ranks) + node(); }, p.rank[i]);
   }
 }
 

@@ -17,12 +17,12 @@ inline void check_tree(const Check& check, const Ints& parent, const Ints& n_nod
     for (int64_t i = 0; i < count; ++i) {
       const int64_t p = parent[b * nodes + i];
       const bool topological = i == 0 ? p == -1 : 0 <= p && p < i;
-      check.that(topological, "parent",
-                 (i == 0 ? std::string("-1 at the root (node 0)")
-                         : "a topological order, 0 <= parent < " + std::to_string(i) + " at node " +
-                               std::to_string(i)) +
-                     " of sequence " + std::to_string(b),
-                 p);
+      const auto expected = [&] {
+        const std::string node = std::to_string(i), sequence = " of sequence " + std::to_string(b);
+        if (i == 0) return "-1 at the root (node 0)" + sequence;
+        return "a topological order, 0 <= parent < " + node + " at node " + node + sequence;
+      };
+      check.that(topological, "parent", expected, p);
     }
   }
 }

@@ -10,9 +10,12 @@ void check_values(const Check& check, const UnmaskSelectParams& p) {
   for (int64_t b = 0; b < p.batch; ++b) {
     const std::string sequence = " in sequence " + std::to_string(b);
     for (int64_t i = b * p.candidates; i < (b + 1) * p.candidates; ++i) {
-      check.that(-1 <= p.position[i] && p.position[i] < p.length, "position",
-                 "-1 <= position < " + std::to_string(p.length) + sequence, p.position[i]);
-      check.that(p.token[i] >= -1, "token", "a token id, or -1 for none," + sequence, p.token[i]);
+      check.that(
+          -1 <= p.position[i] && p.position[i] < p.length, "position",
+          [&] { return "-1 <= position < " + std::to_string(p.length) + sequence; }, p.position[i]);
+      check.that(
+          p.token[i] >= -1, "token", [&] { return "a token id, or -1 for none," + sequence; },
+          p.token[i]);
     }
     if (p.top_k.present()) {
       check.that(p.top_k[b] >= 0, "top_k", "top_k >= 0" + sequence, p.top_k[b]);

@@ -13,17 +13,20 @@ void check_values(const Check& check, const VocabStatsParams& p) {
   if (!check.on_cpu()) return;
   const std::string last_row = std::to_string(p.num_rows - 1);
   for (int64_t i = 0; p.rows.present() && i < p.count; ++i) {
-    check.that(-1 <= p.rows[i] && p.rows[i] < p.num_rows, "rows",
-               "-1 <= row <= " + last_row + " at index " + std::to_string(i), p.rows[i]);
+    check.that(
+        -1 <= p.rows[i] && p.rows[i] < p.num_rows, "rows",
+        [&] { return "-1 <= row <= " + last_row + " at index " + std::to_string(i); }, p.rows[i]);
   }
   const std::string last_id = std::to_string(p.vocab - 1);
   for (int64_t i = 0; i < p.num_suppress; ++i) {
-    check.that(0 <= p.suppress[i] && p.suppress[i] < p.vocab, "suppress",
-               "0 <= id <= " + last_id + " at index " + std::to_string(i), p.suppress[i]);
+    check.that(
+        0 <= p.suppress[i] && p.suppress[i] < p.vocab, "suppress",
+        [&] { return "0 <= id <= " + last_id + " at index " + std::to_string(i); }, p.suppress[i]);
   }
   for (int64_t i = 0; p.temperature && i < p.count; ++i) {
-    check.that(p.temperature[i] >= 0.0f, "temperature",
-               "a number >= 0 at index " + std::to_string(i), p.temperature[i]);
+    check.that(
+        p.temperature[i] >= 0.0f, "temperature",
+        [&] { return "a number >= 0 at index " + std::to_string(i); }, p.temperature[i]);
   }
 }
 

@@ -1,0 +1,73 @@
+"""Attention of a draft tree over a long cache."""
+
+import torch
+import torch.nn.functional as F
+
+from bench_tree import NODES, template
+from harness import Case, main, nbytes, short
+from tokenburst import ops
+
+
+def visibility(parent, kv_len):
+    """[N, kv_len + N] bool: the prefix and the ancestors."""
+    nodes = len(parent)
+    sees = torch.eye(nodes, dtype=torch.bool, device=parent.device)
+    for i, above in enumerate(parent.tolist()):
+        if above >= 0:
+            sees[i] |= sees[above]
+    prefix = torch.ones(nodes, kv_len, dtype=torch.bool, device=parent.device)
+    return torch.cat([prefix, sees], 1)
+
+
+def case(nodes, kv_len, heads, kv_heads, dim, dtype, device):
+    total, group = kv_len + nodes, heads // kv_heads
+    parent = template(1, device)[0, :nodes]
+    mask = visibility(parent, kv_len)
+    q = torch.randn(1, heads, nodes, dim, device=device).to(dtype)
+    k, v = (torch.randn(1, kv_heads, total + 64, dim, device=device).to(dtype) for _ in range(2))
+    lengths = torch.tensor([kv_len], device=device)
+    count = torch.tensor([nodes], device=device)
+    ancestors = ops.tree_build(parent[None], count).ancestors
+    seen = k[:, :, :total], v[:, :, :total]
+    folded_mask = mask.repeat(group, 1)
+
+    def ours():
+        return ops.attn_tree(q, k, v, lengths, ancestors=ancestors)
+
+    def sdpa():
+        return F.scaled_dot_product_attention(q, *seen, attn_mask=mask, enable_gqa=True)
+
+    def folded():  # the query heads of a KV head as more rows of one head
+        rows = q.reshape(1, kv_heads, group * nodes, dim)
+        out = F.scaled_dot_product_attention(rows, *seen, attn_mask=folded_mask)
+        return out.reshape(1, heads, nodes, dim)
+
+    def check():
+        exact = F.scaled_dot_product_attention(
+            q.float(), *(t.float() for t in seen), attn_mask=mask, enable_gqa=True
+        )
+        error = 1e-5 if dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(ours().out.float(), exact, rtol=error, atol=error)
+
+    return Case(
+        "attn_tree",
+        f"N={nodes} S={kv_len} Hq={heads} Hkv={kv_heads} D={dim} {short(dtype)}",
+        ours,
+        {"sdpa, bool mask, enable_gqa": sdpa, "sdpa, bool mask, heads folded into rows": folded},
+        check,
+        moved=nbytes(q, *seen, q),
+        flops=4 * heads * dim * int(mask.sum()),
+        dtype=dtype,
+    )
+
+
+def cases(device):
+    for dtype in (torch.float32, torch.bfloat16):
+        yield case(NODES, 4096, 32, 8, 128, dtype, device)
+    yield case(NODES, 256, 8, 4, 64, torch.float32, device)
+    yield case(16, 256, 8, 4, 64, torch.float32, device)
+    yield case(1, 4096, 32, 8, 128, torch.bfloat16, device)
+
+
+if __name__ == "__main__":
+    main(cases)

@@ -1,0 +1,97 @@
+"""Draft trees: build and greedy verification."""
+
+import torch
+
+from harness import Case, main, nbytes
+from tokenburst import ops
+
+NODES, DEPTH = 81, 6
+
+
+def template(batch, device):
+    """Parents [B, N] of a tree as drafters make them: wide near the root, narrow below."""
+    parent = [-1] + [0] * 8 + [1 + i % 8 for i in range(24)] + [9 + i % 16 for i in range(24)]
+    parent += [33 + i % 12 for i in range(16)] + [57 + i % 8 for i in range(8)]
+    return torch.tensor(parent, dtype=torch.int64, device=device).repeat(batch, 1)
+
+
+def build_eager(parent):
+    """Who sees whom, by squaring the matrix of parents; depths from the number of ancestors."""
+    eye = torch.eye(NODES, device=parent.device)
+    sees = eye + eye[parent] * (parent >= 0)[..., None]
+    for _ in range((DEPTH - 1).bit_length()):
+        sees = (sees @ sees).clamp(max=1)
+    sees = sees.bool()
+    return sees.sum(-1) - 1, sees
+
+
+def build(batch, device):
+    parent = template(batch, device)
+    count = torch.full((batch,), NODES, device=device)
+
+    def check():
+        built, (depth, sees) = ops.tree_build(parent, count), build_eager(parent)
+        bits = built.ancestors[..., None] >> torch.arange(32, device=device) & 1
+        assert torch.equal(built.depth.long(), depth)
+        assert torch.equal(bits.flatten(2)[..., :NODES].bool(), sees)
+
+    return Case(
+        "tree_build",
+        f"B={batch} N={NODES}",
+        lambda: ops.tree_build(parent, count),
+        {"matmul of parent matrix (no links)": lambda: build_eager(parent)},
+        check,
+        moved=nbytes(parent, *ops.tree_build(parent, count)),
+    )
+
+
+def paths_of(parent):
+    """[leaves, DEPTH] node indices from the root down, padded with the root: made once."""
+    paths = []
+    for node in set(range(NODES)) - set(parent.tolist()):
+        path = [node]
+        while path[0] > 0:
+            path.insert(0, int(parent[path[0]]))
+        paths.append(path + [0] * (DEPTH - len(path)))
+    return torch.tensor(paths, device=parent.device)
+
+
+def verify_eager(tokens, argmax, paths):
+    """Matches along every path; the padding must not match, as the root's token is no argmax."""
+    drafted, chosen = tokens[:, paths], argmax[:, paths]
+    accepted = (drafted[..., 1:] == chosen[..., :-1]).long().cumprod(-1).sum(-1)
+    length, best = accepted.max(-1)
+    last = chosen[torch.arange(len(tokens), device=tokens.device), best, length]
+    return length + 1, last
+
+
+def verify(batch, device):
+    parent = template(batch, device)
+    count = torch.full((batch,), NODES, device=device)
+    tokens = torch.randint(0, 3, (batch, NODES), device=device)
+    argmax = torch.randint(0, 3, (batch, NODES), device=device)
+    tokens[:, 0] = 9
+    paths = paths_of(parent[0])
+
+    def check():
+        accepted = ops.tree_verify_greedy(tokens, argmax, parent, count).n_accepted
+        assert torch.equal(accepted.long(), verify_eager(tokens, argmax, paths)[0])
+
+    return Case(
+        "tree_verify_greedy",
+        f"B={batch} N={NODES}",
+        lambda: ops.tree_verify_greedy(tokens, argmax, parent, count),
+        {"gather + cumprod over given paths": lambda: verify_eager(tokens, argmax, paths)},
+        check,
+        moved=nbytes(tokens, argmax, parent),
+    )
+
+
+def cases(device):
+    for batch in (1, 32):
+        yield build(batch, device)
+        yield verify(batch, device)
+
+
+if __name__ == "__main__":
+    main(cases)

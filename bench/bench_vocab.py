@@ -1,0 +1,97 @@
+"""One sweep over the vocabulary: what a decoding step asks of its logits."""
+
+import torch
+
+from harness import Case, main, nbytes, short
+from tokenburst import ops
+
+
+def all_stats(logits, k):
+    """The same statistics by eager calls, each the cheapest form that is exact enough."""
+    x = logits.float()
+    values, ids = x.topk(max(k, 2))
+    lse = x.logsumexp(-1)
+    p = (x - lse[:, None]).exp_()
+    confidence = (values - lse[:, None]).exp()
+    entropy = lse - (p * x).sum(-1)
+    return ids[:, :k], values[:, :k], lse, confidence[:, 0], entropy
+
+
+def softmax_gather(logits):
+    """The proposal and its confidence as LLaDA's sampling code has it."""
+    token = logits.argmax(-1)
+    return token, logits.float().softmax(-1).gather(1, token[:, None]).squeeze(1)
+
+
+def max_logsumexp(logits):
+    x = logits.float()
+    value, token = x.max(-1)
+    return token, (value - x.logsumexp(-1)).exp()
+
+
+def gumbel(logits):
+    """A draw and its probability; the noise is another one than ours."""
+    x = logits.float()
+    noise = torch.empty_like(x).exponential_().log_()
+    token = (x - noise).argmax(-1)
+    return token, (x.gather(1, token[:, None]).squeeze(1) - x.logsumexp(-1)).exp()
+
+
+def make(rows, vocab, dtype, device):
+    return (torch.randn(rows, vocab, device=device) * 3).to(dtype)
+
+
+def tree_case(rows, vocab, dtype, k, device):
+    logits = make(rows, vocab, dtype, device)
+
+    def check():
+        ours, theirs = ops.vocab_stats(logits, k), all_stats(logits, k)
+        assert torch.equal(ours.values, theirs[1])  # bf16 logits tie, so ids may differ
+        torch.testing.assert_close(ours.lse, theirs[2], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.confidence, theirs[3], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours.entropy, theirs[4], rtol=1e-3, atol=1e-3)
+
+    return Case(
+        "vocab_stats",
+        f"[{rows},{vocab}] k={k} {short(dtype)}",
+        lambda: ops.vocab_stats(logits, k),
+        {"topk + logsumexp + exp + sums": lambda: all_stats(logits, k)},
+        check,
+        moved=nbytes(logits),
+        dtype=dtype,
+    )
+
+
+def diffusion_case(rows, vocab, dtype, device, temperature=None):
+    logits = make(rows, vocab, dtype, device)
+    draw = {}
+    baselines = {
+        "argmax + softmax + gather": lambda: softmax_gather(logits),
+        "max + logsumexp": lambda: max_logsumexp(logits),
+    }
+    if temperature:
+        draw["temperature"] = torch.full((rows,), temperature, device=device)
+        draw["rng"] = torch.arange(rows, device=device)[:, None].repeat(1, 4)
+        baselines = {"exponential noise + argmax + logsumexp": lambda: gumbel(logits)}
+
+    def check():
+        ours = ops.vocab_stats(logits, 1, **draw)
+        token = ours.token if temperature else logits.argmax(-1)
+        p = logits.float().softmax(-1).gather(1, token[:, None]).squeeze(1)
+        torch.testing.assert_close(ours.confidence, p, rtol=1e-4, atol=1e-6)
+
+    name = f"[{rows},{vocab}] k=1{' sampled' if temperature else ''} {short(dtype)}"
+    ours = lambda: ops.vocab_stats(logits, 1, **draw)  # noqa: E731
+    return Case("vocab_stats", name, ours, baselines, check, nbytes(logits), dtype=dtype)
+
+
+def cases(device):
+    yield tree_case(81, 128256, torch.float32, 8, device)
+    yield tree_case(81, 32000, torch.bfloat16, 8, device)
+    for dtype in (torch.float32, torch.bfloat16):
+        yield diffusion_case(64, 126464, dtype, device)
+    yield diffusion_case(64, 126464, torch.bfloat16, device, temperature=1.0)
+
+
+if __name__ == "__main__":
+    main(cases)
