@@ -30,7 +30,7 @@ Cell cells[fixed_bytes + max_shared];  // touched where a kernel touches shared 
 
 Range arena, own_library, arguments;
 const unsigned char* arena_shadow;
-constexpr uint64_t patience = uint64_t{1} << 31;
+constexpr uint64_t patience = uint64_t{1} << 27;
 uint64_t accesses_in_a_row;
 const Fiber* watched;
 
@@ -177,7 +177,7 @@ void check_access(const void* p, size_t bytes, Access access, Where where, const
     watched = current;
     accesses_in_a_row = 0;
   } else if (++accesses_in_a_row > patience) {
-    refuse({where, code}, "endless loop: 2^31 accesses without a barrier or a collective");
+    refuse({where, code}, "endless loop: 2^27 accesses without a barrier or a collective");
   }
   const Place place{where, code};
   const char* verb = access == Access::read || access == Access::read_only ? "reads " : "writes ";

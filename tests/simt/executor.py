@@ -78,6 +78,7 @@ def _object(source: Path, flags: list[str]) -> Path:
     return _compile([*COMPILER, *flags, "-c", str(source)], [source, *sorted(headers)], ".o")
 
 
+@functools.cache
 def library(*cuda_sources: Path, checked: bool = False) -> Path:
     """Shared library of these .cu files and the executor."""
     objects = [_object(source, WATCHED if checked else []) for source in cuda_sources]
