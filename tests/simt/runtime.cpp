@@ -553,6 +553,7 @@ void start_block() {
   memset(block.dynamic.begin, poison, block.dynamic.end - block.dynamic.begin);
   block.alive = block.threads;
   block.first_epoch = ++block.epoch;
+  start_block_checks();
   gate = {};
   for (int w = 0; w * warp_size < block.threads; ++w) {
     const int lanes = std::min(warp_size, block.threads - w * warp_size);
@@ -822,6 +823,7 @@ int run_grid(dim3 grid, dim3 size, size_t shared, void (*run_body)(void*), void*
   block.size = size;
   block.threads = static_cast<int>(threads);
   block.dynamic.end = block.dynamic.begin + shared;
+  block.grid_epoch = block.epoch + 1;
   start_checks(run_context, context_bytes);
 
   std::vector<uint64_t> sequence(blocks);

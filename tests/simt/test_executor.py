@@ -29,6 +29,7 @@ DEFECTS = {  # what the message says, and the line it names
     "shared_uninitialised": (r"uninitialised: reads 4 bytes at static shared memory", 10),
     "shared_race": (r"race: (reads|writes) 4 bytes at static shared memory", None),
     "shared_race_reuse": (r"race: (reads|writes) 4 bytes at static shared memory", None),
+    "global_race": (r"race: (reads|writes) .*of another block (read|wrote) with no barrier", None),
     "barrier_divergent": (r"divergent barrier: .*ended", 9),
     "barrier_different": (
         r"divergent barrier: threads .* wait in another one, at .*different",
@@ -75,3 +76,11 @@ def test_healthy_kernel_passes(schedule, checked):
             for i in range(32)
         ]
         assert counts.tolist() == want
+
+
+@pytest.mark.parametrize("schedule", executor.SCHEDULES)
+def test_last_block_may_read_what_others_published(schedule):
+    with executor.memory():
+        source, out = torch.ones(100), torch.zeros(5)
+        run("ticket", source, out, torch.zeros(1, dtype=torch.int32), 100, schedule=schedule)
+        assert out.tolist() == [32, 32, 32, 4, 100]
