@@ -326,19 +326,24 @@ void check_in_flight(const void*, bool, Where) {}
 
 }  // namespace simt
 
-// Where tensors may be; memory.cpp hands it out.
+// Where tensors may be; memory.cpp hands it out. Null ends it and gives the checks' memory back.
 extern "C" __attribute__((visibility("default"))) void simt_watch(char* begin, char* end,
                                                                   const unsigned char* shadow) {
+#ifdef SIMT_CHECKED
+  using simt::arena_cells;
+  using simt::Cell;
+  if (arena_cells) munmap(arena_cells, (simt::arena.end - simt::arena.begin) * sizeof(Cell));
+  arena_cells = nullptr;
+  if (begin) {
+    void* cells = mmap(nullptr, (end - begin) * sizeof(Cell), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cells == MAP_FAILED) {
+      perror("the executor cannot reserve address space for its checks");
+      abort();
+    }
+    arena_cells = static_cast<Cell*>(cells);
+  }
+#endif
   simt::arena = {begin, end};
   simt::arena_shadow = shadow;
-#ifdef SIMT_CHECKED
-  if (simt::arena_cells) return;
-  void* cells = mmap(nullptr, (end - begin) * sizeof(simt::Cell), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (cells == MAP_FAILED) {
-    perror("the executor cannot reserve address space for its checks");
-    abort();
-  }
-  simt::arena_cells = static_cast<simt::Cell*>(cells);
-#endif
 }

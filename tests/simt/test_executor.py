@@ -13,12 +13,12 @@ PLANTED = executor.HERE / "planted"
 def run(name, *tensors, schedule="forward", checked=True):
     """Runs planted/<name>.cu on tensors made by the caller inside executor.memory()."""
     path = executor.library(PLANTED / f"{name}.cu", checked=checked)
-    loaded = executor.load(path, schedule)
     arguments = [ctypes.c_void_p(t.data_ptr()) if torch.is_tensor(t) else t for t in tensors]
-    error = loaded.planted(*arguments)
-    loaded.tokenburst_cuda_error.restype = ctypes.c_char_p
-    if error:
-        raise executor.KernelError(loaded.tokenburst_cuda_error(error).decode())
+    with executor.opened(path, schedule) as loaded:
+        error = loaded.planted(*arguments)
+        if error:
+            loaded.tokenburst_cuda_error.restype = ctypes.c_char_p
+            raise executor.KernelError(loaded.tokenburst_cuda_error(error).decode())
 
 
 DEFECTS = {  # what the message says, and the line it names
