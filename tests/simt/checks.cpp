@@ -344,6 +344,7 @@ extern "C" __attribute__((visibility("default"))) void simt_watch(char* begin, c
     arena_cells = static_cast<Cell*>(cells);
   }
 #endif
+  if (!begin) simt::release_memory();
   simt::arena = {begin, end};
   simt::arena_shadow = shadow;
 }

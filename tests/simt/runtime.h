@@ -75,6 +75,9 @@ extern Fiber* current;  // null while the host runs
 [[noreturn]] void fail_at(const void* address, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 
+// Stacks: their guard pages are many mappings, of which a process has a limited number.
+void release_memory();
+
 // "file:line" of code in this library, inlined callers included.
 std::string source_of(const void* code);
 
