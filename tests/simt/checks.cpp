@@ -2,12 +2,17 @@
 // -fsanitize=undefined, so the compiler calls in before every access; these are the answers, no
 // sanitizer's runtime is linked.
 //
-// Shared memory keeps, for every byte, who wrote it last and two who read it. An access is ordered
-// before another one if a block barrier lies between, or if it reached the other thread through
-// __syncwarp. Shuffles and votes order nothing, as on the device.
+// For every byte of shared memory and of tensors it is known who wrote it last and two who read it.
+// An access is ordered before another one if a block barrier or the end of a grid lies between, or
+// if it reached the other thread through __syncwarp. Shuffles and votes order nothing, as on the
+// device. What one block writes and another touches in the same grid is a race unless both are
+// atomic or atomics of both lie between.
 #include "runtime.h"
 
 #include <link.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
 
 #include <string>
 
@@ -28,15 +33,21 @@ struct Cell {
 constexpr size_t fixed_bytes = 64 * 1024;
 Cell cells[fixed_bytes + max_shared];  // touched where a kernel touches shared memory
 
+Cell* arena_cells;
+uint32_t released, acquired;  // epochs up to which other blocks' accesses are ordered by atomics
+
 Range arena, own_library, arguments;
 const unsigned char* arena_shadow;
-constexpr uint64_t patience = uint64_t{1} << 31;
+constexpr uint64_t patience = uint64_t{1} << 27;
 uint64_t accesses_in_a_row;
 const Fiber* watched;
 
-bool ordered(Stamp s) {
+// Before the current access, whatever the order of threads and blocks.
+bool ordered(Stamp s, bool global) {
+  if (!s.valid || s.epoch < block.grid_epoch) return true;
+  if (s.epoch < block.first_epoch) return !global || s.epoch <= acquired;  // another block
   const int thread = static_cast<int>(s.thread);
-  return !s.valid || s.epoch < block.epoch || thread == current->id ||
+  return s.epoch < block.epoch || thread == current->id ||
          (thread / warp_size == current->id / warp_size &&
           current->seen[thread % warp_size] >= s.clock);
 }
@@ -74,31 +85,37 @@ std::string describe(const void* p, size_t bytes) {
   return size + address;
 }
 
-void check_shared(Cell* cell, const void* p, size_t bytes, Access access, Place place) {
-  const bool atomic = access == Access::atomic, writes = access != Access::read;
+std::string author_of(Stamp s) {
+  const std::string thread = "thread " + std::to_string(s.thread);
+  return s.epoch < block.first_epoch ? thread + " of another block" : thread;
+}
+
+void check_cells(Cell* cell, const void* p, size_t bytes, Access access, Place place, bool global) {
+  const bool atomic = access == Access::atomic;
+  const bool writes = atomic || access == Access::write;
   for (size_t i = 0; i < bytes; ++i, ++cell) {
-    if (cell->in_flight >= block.first_epoch) {
+    if (!global && cell->in_flight >= block.first_epoch) {
       refuse(place, "missing cp_async_wait: " + describe(p, bytes) +
                         " are still being filled by the copy started at " + where_of(*cell));
     }
-    if (!ordered(cell->write) && !(atomic && cell->write.atomic)) {
+    if (!ordered(cell->write, global) && !(atomic && cell->write.atomic)) {
       refuse(place, std::string("race: ") + (writes ? "writes " : "reads ") + describe(p, bytes) +
-                        ", which thread " + std::to_string(cell->write.thread) +
+                        ", which " + author_of(cell->write) +
                         " wrote with no barrier between, at " + where_of(*cell));
     }
-    if (access != Access::write && cell->write.epoch < block.first_epoch) {
+    if (!global && access != Access::write && cell->write.epoch < block.first_epoch) {
       refuse(place, "uninitialised: reads " + describe(p, bytes) +
                         ", which no thread of this block has written");
     }
     if (!writes) {
       Stamp& first = cell->read[0];
-      (ordered(first) ? first : cell->read[1]) = now(false);
+      (ordered(first, global) ? first : cell->read[1]) = now(false);
       continue;
     }
     for (Stamp read : cell->read) {
-      if (ordered(read)) continue;
-      refuse(place, "race: writes " + describe(p, bytes) + ", which thread " +
-                        std::to_string(read.thread) + " read with no barrier between");
+      if (ordered(read, global)) continue;
+      refuse(place, "race: writes " + describe(p, bytes) + ", which " + author_of(read) +
+                        " read with no barrier between");
     }
     cell->write = now(atomic);
     cell->file = place.code ? static_cast<const char*>(place.code) : place.where.file;
@@ -162,7 +179,10 @@ void start_checks(const void* context, size_t bytes) {
   char* begin = const_cast<char*>(static_cast<const char*>(context));
   arguments = {begin, begin + bytes};
   dl_iterate_phdr(find_library, nullptr);
+  released = acquired = 0;
 }
+
+void start_block_checks() { acquired = 0; }
 
 #ifdef SIMT_CHECKED
 
@@ -177,7 +197,7 @@ void check_access(const void* p, size_t bytes, Access access, Where where, const
     watched = current;
     accesses_in_a_row = 0;
   } else if (++accesses_in_a_row > patience) {
-    refuse({where, code}, "endless loop: 2^31 accesses without a barrier or a collective");
+    refuse({where, code}, "endless loop: 2^27 accesses without a barrier or a collective");
   }
   const Place place{where, code};
   const char* verb = access == Access::read || access == Access::read_only ? "reads " : "writes ";
@@ -185,11 +205,20 @@ void check_access(const void* p, size_t bytes, Access access, Where where, const
     if (access == Access::read_only) {
       refuse(place, "reads shared memory through the read-only path of global memory");
     }
-    check_shared(cell_of(p), p, bytes, access, place);
+    check_cells(cell_of(p), p, bytes, access, place, false);
     return;
   }
   if (arena.holds(p, bytes)) {
-    if (addressable(p, bytes)) return;
+    if (addressable(p, bytes)) {
+      // An atomic orders what other blocks did before theirs, as a ticket counter needs it.
+      if (access == Access::atomic) {
+        acquired = released;
+        released = block.epoch;
+      }
+      check_cells(arena_cells + (static_cast<const char*>(p) - arena.begin), p, bytes, access,
+                  place, true);
+      return;
+    }
     refuse(place, std::string("out of bounds: ") + verb + describe(p, bytes) +
                       ", outside every tensor" + neighbour_of(p));
   }
@@ -297,9 +326,25 @@ void check_in_flight(const void*, bool, Where) {}
 
 }  // namespace simt
 
-// Where tensors may be; memory.cpp hands it out.
+// Where tensors may be; memory.cpp hands it out. Null ends it and gives the checks' memory back.
 extern "C" __attribute__((visibility("default"))) void simt_watch(char* begin, char* end,
                                                                   const unsigned char* shadow) {
+#ifdef SIMT_CHECKED
+  using simt::arena_cells;
+  using simt::Cell;
+  if (arena_cells) munmap(arena_cells, (simt::arena.end - simt::arena.begin) * sizeof(Cell));
+  arena_cells = nullptr;
+  if (begin) {
+    void* cells = mmap(nullptr, (end - begin) * sizeof(Cell), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cells == MAP_FAILED) {
+      perror("the executor cannot reserve address space for its checks");
+      abort();
+    }
+    arena_cells = static_cast<Cell*>(cells);
+  }
+#endif
+  if (!begin) simt::release_memory();
   simt::arena = {begin, end};
   simt::arena_shadow = shadow;
 }

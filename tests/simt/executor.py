@@ -78,6 +78,7 @@ def _object(source: Path, flags: list[str]) -> Path:
     return _compile([*COMPILER, *flags, "-c", str(source)], [source, *sorted(headers)], ".o")
 
 
+@functools.cache
 def library(*cuda_sources: Path, checked: bool = False) -> Path:
     """Shared library of these .cu files and the executor."""
     objects = [_object(source, WATCHED if checked else []) for source in cuda_sources]
@@ -116,15 +117,19 @@ def memory(pattern: int = 0xFF):
 SCHEDULES = {"forward": (0, 0, 0xFF), "reverse": (1, 0, 0x7B), "shuffled": (2, 1, 0x3C)}
 
 
-def load(path: Path, schedule: str = "forward") -> ctypes.CDLL:
-    """Opens a library of `library()` and chooses its schedule."""
-    opened = ctypes.CDLL(str(path))
+@contextlib.contextmanager
+def opened(path: Path, schedule: str = "forward"):
+    """A library of `library()`, told its schedule and where tensors are; use it inside `memory()`."""
+    loaded = ctypes.CDLL(str(path))
     order, seed, pattern = SCHEDULES[schedule]
-    opened.simt_schedule(order, ctypes.c_uint64(seed), pattern)
+    loaded.simt_schedule(order, ctypes.c_uint64(seed), pattern)
     arena = [ctypes.c_void_p() for _ in range(3)]
     _memory().simt_arena(*map(ctypes.byref, arena))
-    opened.simt_watch(*arena)
-    return opened
+    loaded.simt_watch(*arena)
+    try:
+        yield loaded
+    finally:
+        loaded.simt_watch(None, None, None)
 
 
 @contextlib.contextmanager
@@ -134,8 +139,7 @@ def running(*ops: str, checked: bool = False, schedule: str = "forward"):
     Tensors that a checked kernel touches must be made inside.
     """
     path = library(*(sources()[op] for op in ops), checked=checked)
-    with memory(SCHEDULES[schedule][2]):
-        load(path, schedule)
+    with memory(SCHEDULES[schedule][2]), opened(path, schedule):
         why_not = _C.set_executor(str(path))
         if why_not:
             raise RuntimeError(f"{why_not}; build and install the extension again")

@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr size_t arena_bytes = size_t{4} << 30, gap = 256, alignment = 256;
+constexpr size_t arena_bytes = size_t{1} << 30, gap = 256, alignment = 256;
 
 struct Arena {
   char* begin = nullptr;

@@ -509,15 +509,19 @@ void collective(Kind kind, unsigned mask, void* argument, Where where) {
 
 // --- grids ---------------------------------------------------------------------------------------
 
+char* map(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) {
+    perror("the executor cannot map memory");
+    abort();
+  }
+  return static_cast<char*>(p);
+}
+
 void map_memory() {
   if (block.stacks.begin) return;
   const size_t stacks = stack_bytes * max_threads;
-  auto map = [](size_t bytes) {
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) abort();
-    return static_cast<char*>(p);
-  };
   block.stacks.begin = map(stacks);
   block.stacks.end = block.stacks.begin + stacks;
   for (int i = 0; i < max_threads; ++i) {
@@ -526,7 +530,7 @@ void map_memory() {
     mprotect(fibers[i].stack, 4096, PROT_NONE);  // an overflow ends the process, not another thread
   }
   // 16-byte aligned as TB_DYNAMIC_SHARED promises, and no more.
-  block.dynamic.begin = map(max_shared + 4096) + 16;
+  if (!block.dynamic.begin) block.dynamic.begin = map(max_shared + 4096) + 16;
 }
 
 // The thread-local segment of this library: the kernels' static shared variables, nothing else.
@@ -553,6 +557,7 @@ void start_block() {
   memset(block.dynamic.begin, poison, block.dynamic.end - block.dynamic.begin);
   block.alive = block.threads;
   block.first_epoch = ++block.epoch;
+  start_block_checks();
   gate = {};
   for (int w = 0; w * warp_size < block.threads; ++w) {
     const int lanes = std::min(warp_size, block.threads - w * warp_size);
@@ -625,6 +630,11 @@ std::string circumstances() {
 }
 
 }  // namespace
+
+void release_memory() {
+  if (block.stacks.begin) munmap(block.stacks.begin, stack_bytes * max_threads);
+  block.stacks = {};
+}
 
 std::string source_of(const void* code) {
   // The byte before a return address belongs to the call.
@@ -822,6 +832,7 @@ int run_grid(dim3 grid, dim3 size, size_t shared, void (*run_body)(void*), void*
   block.size = size;
   block.threads = static_cast<int>(threads);
   block.dynamic.end = block.dynamic.begin + shared;
+  block.grid_epoch = block.epoch + 1;
   start_checks(run_context, context_bytes);
 
   std::vector<uint64_t> sequence(blocks);

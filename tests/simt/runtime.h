@@ -61,6 +61,7 @@ struct Block {
   int threads = 0, alive = 0;
   uint32_t epoch =
       0;  // counts block barriers, never restarts; an access in an older epoch is ordered
+  uint32_t grid_epoch = 0;   // of the grid's start
   uint32_t first_epoch = 0;  // of this block: shared memory written before it is uninitialised
   Range dynamic, fixed, stacks;
 };
@@ -74,6 +75,9 @@ extern Fiber* current;  // null while the host runs
 [[noreturn]] void fail_at(const void* address, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 
+// Stacks: their guard pages are many mappings, of which a process has a limited number.
+void release_memory();
+
 // "file:line" of code in this library, inlined callers included.
 std::string source_of(const void* code);
 
@@ -82,5 +86,6 @@ enum class Access { read, write, atomic, read_only };
 void check_access(const void* p, size_t bytes, Access access, Where where, const void* code);
 void check_in_flight(const void* p, bool in_flight, Where where);  // 16 bytes of shared memory
 void start_checks(const void* context, size_t bytes);              // of a grid with these arguments
+void start_block_checks();
 
 }  // namespace simt

@@ -13,12 +13,12 @@ PLANTED = executor.HERE / "planted"
 def run(name, *tensors, schedule="forward", checked=True):
     """Runs planted/<name>.cu on tensors made by the caller inside executor.memory()."""
     path = executor.library(PLANTED / f"{name}.cu", checked=checked)
-    loaded = executor.load(path, schedule)
     arguments = [ctypes.c_void_p(t.data_ptr()) if torch.is_tensor(t) else t for t in tensors]
-    error = loaded.planted(*arguments)
-    loaded.tokenburst_cuda_error.restype = ctypes.c_char_p
-    if error:
-        raise executor.KernelError(loaded.tokenburst_cuda_error(error).decode())
+    with executor.opened(path, schedule) as loaded:
+        error = loaded.planted(*arguments)
+        if error:
+            loaded.tokenburst_cuda_error.restype = ctypes.c_char_p
+            raise executor.KernelError(loaded.tokenburst_cuda_error(error).decode())
 
 
 DEFECTS = {  # what the message says, and the line it names
@@ -29,6 +29,7 @@ DEFECTS = {  # what the message says, and the line it names
     "shared_uninitialised": (r"uninitialised: reads 4 bytes at static shared memory", 10),
     "shared_race": (r"race: (reads|writes) 4 bytes at static shared memory", None),
     "shared_race_reuse": (r"race: (reads|writes) 4 bytes at static shared memory", None),
+    "global_race": (r"race: (reads|writes) .*of another block (read|wrote) with no barrier", None),
     "barrier_divergent": (r"divergent barrier: .*ended", 9),
     "barrier_different": (
         r"divergent barrier: threads .* wait in another one, at .*different",
@@ -75,3 +76,11 @@ def test_healthy_kernel_passes(schedule, checked):
             for i in range(32)
         ]
         assert counts.tolist() == want
+
+
+@pytest.mark.parametrize("schedule", executor.SCHEDULES)
+def test_last_block_may_read_what_others_published(schedule):
+    with executor.memory():
+        source, out = torch.ones(100), torch.zeros(5)
+        run("ticket", source, out, torch.zeros(1, dtype=torch.int32), 100, schedule=schedule)
+        assert out.tolist() == [32, 32, 32, 4, 100]
