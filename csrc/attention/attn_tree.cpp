@@ -52,6 +52,8 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
   check.that(kv_heads > 0 && heads % kv_heads == 0, "q",
              "a multiple of the " + std::to_string(kv_heads) + " heads of k_cache", heads);
 
+  check.that(capacity < (int64_t{1} << 30), "k_cache", "less than 2^30 rows", capacity);
+
   const Tensor kv_len_ = packed(kv_len);
   const OptionalTensor ancestors_ = packed(ancestors), n_nodes_ = packed(n_nodes);
   if (check.on_cpu()) {
@@ -83,7 +85,6 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
       .out = out.mutable_data_ptr(),
       .lse = lse.mutable_data_ptr<float>(),
       .splits = 1,
-      .split_rows = capacity,
       .partial_out = nullptr,
       .partial_stats = nullptr,
   };
@@ -93,12 +94,9 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
 
   OptionalTensor partial;
   if (!check.on_cpu()) {
-    const int64_t query_rows = nodes * (heads / kv_heads);
-    const auto split = attn_tree_split(capacity, query_rows, attn_tree_row_tile(query_rows));
-    params.splits = split.splits;
-    params.split_rows = split.rows;
-    if (split.splits > 1) {
-      const int64_t parts = batch * heads * nodes * split.splits;
+    params.splits = attn_tree_splits(capacity, nodes * (heads / kv_heads));
+    if (params.splits > 1) {
+      const int64_t parts = batch * heads * nodes * params.splits;
       partial = empty_like_device(q, {parts * (dim + 2)}, ScalarType::Float);
       params.partial_out = partial->mutable_data_ptr<float>();
       params.partial_stats = params.partial_out + parts * dim;

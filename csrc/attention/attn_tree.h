@@ -21,32 +21,26 @@ struct AttnTreeParams {
   void* out;                 // [batch, nodes, heads, dim]
   float* lse;                // [batch, heads, nodes]
 
-  // CUDA: split s covers cache rows [s, s + 1) * split_rows and leaves a partial result, unless
-  // there is one split only.
-  int64_t splits, split_rows;
+  // CUDA: split s takes the tiles of 64 cache rows s, s + splits, ... and leaves a partial result,
+  // unless there is one split only.
+  int64_t splits;
   float* partial_out;    // [batch, heads, nodes, splits, dim], unnormalised
   float* partial_stats;  // [batch, heads, nodes, splits, 2]: maximum (base 2 logit), sum
 };
 
-struct AttnTreeSplit {
-  int64_t splits, rows;
-};
-
-// Enough splits to fill a GPU with one sequence of eight KV heads. Never a function of the batch
-// or of lengths, so the same row gives the same bits in any company.
-inline AttnTreeSplit attn_tree_split(int64_t capacity, int64_t query_rows, int64_t row_tile) {
-  const int64_t row_tiles = (query_rows + row_tile - 1) / row_tile;
-  const int64_t most = row_tiles >= 32 ? 1 : 32 / (row_tiles > 0 ? row_tiles : 1);
-  int64_t splits = (capacity + 255) / 256;
-  splits = splits > most ? most : splits < 1 ? 1 : splits;
-  const int64_t rows = ((capacity + splits - 1) / splits + 63) / 64 * 64;
-  if (rows == 0) return {1, 64};
-  return {(capacity + rows - 1) / rows, rows};
-}
-
 // Query rows (nodes x heads of a group) that one block of the tensor-core kernel takes.
 inline int64_t attn_tree_row_tile(int64_t query_rows) {
   return query_rows <= 16 ? 16 : query_rows <= 32 ? 32 : 64;
+}
+
+// Enough splits, at most 32, to fill a GPU with one sequence of eight KV heads. Never a function of
+// the batch or of lengths, so the same row gives the same bits in any company.
+inline int64_t attn_tree_splits(int64_t capacity, int64_t query_rows) {
+  const int64_t tile = attn_tree_row_tile(query_rows);
+  const int64_t row_tiles = (query_rows + tile - 1) / tile;
+  const int64_t most = row_tiles > 0 ? 32 / row_tiles : 1, useful = capacity / 128;
+  const int64_t splits = most < useful ? most : useful;
+  return splits < 1 ? 1 : splits;
 }
 
 }  // namespace tokenburst

@@ -34,8 +34,8 @@ def attn_tree(
     `tokenburst.ref.attention.attn_tree`.
 
     Args:
-        q: [B, Hq, N, D] float32, float16 or bfloat16; D a multiple of 8 up to 256. 16-bit tensors
-            on a GPU: 64, 80, 96 or 128.
+        q: [B, Hq, N, D] float32, float16 or bfloat16; D a multiple of 8 up to 256 (16-bit
+            tensors on a GPU meet tensor cores at 64, 80, 96 and 128).
         k_cache: [B, Hkv, S, D], dtype of q; Hq is a multiple of Hkv.
         v_cache: [B, Hkv, S, D], dtype of q. These three may have any strides as long as the last
             dimension is contiguous.
