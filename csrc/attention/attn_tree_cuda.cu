@@ -1,8 +1,9 @@
 // Online softmax over tiles of 64 cache rows, the tiles dealt out to a fixed number of splits and
 // merged in split order by a second kernel. 16-bit tensors: tensor cores, rows = nodes x heads of a
 // KV group, so a tile of keys is read once for the whole group. Everything else: one warp per row.
-#include "attention/attn_tree.h"
 #include "common/cuda.cuh"
+
+#include "attention/attn_tree.h"
 
 namespace tokenburst {
 namespace {
