@@ -73,8 +73,24 @@ __device__ float log_sum(float maximum, float sum) {
 
 constexpr int simt_warps = 4;
 
+// In order of d, so that the alignment of a cache does not show in the result.
 template <class T>
-__global__ void __launch_bounds__(simt_warps * 32) simt_kernel(AttnTreeParams p) {
+__device__ float dot(const float* q, const T* key, int dim, bool vectors) {
+  float sum = 0.0f;
+  if (!vectors) {
+    for (int d = 0; d < dim; ++d) sum = fused(q[d], widen(key[d]), sum);
+    return sum;
+  }
+  for (int d = 0; d < dim; d += Pack<T>::size) {
+    const Pack<T> part = Pack<T>::load(key + d);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::size; ++i) sum = fused(q[d + i], widen(part.value[i]), sum);
+  }
+  return sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(simt_warps * 32, 6) simt_kernel(AttnTreeParams p) {
   __shared__ float queries[simt_warps][256];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = static_cast<int>(p.dim);
   const int group = static_cast<int>(p.heads / p.kv_heads);
@@ -87,6 +103,8 @@ __global__ void __launch_bounds__(simt_warps * 32) simt_kernel(AttnTreeParams p)
                node * p.q_stride[2];
   const T* k = static_cast<const T*>(p.k) + at.b * p.k_stride[0] + at.kv_head * p.k_stride[1];
   const T* v = static_cast<const T*>(p.v) + at.b * p.v_stride[0] + at.kv_head * p.v_stride[1];
+  const bool vectors =
+      (reinterpret_cast<uintptr_t>(k) | p.k_stride[2] * static_cast<int64_t>(sizeof(T))) % 16 == 0;
   for (int d = lane; d < dim; d += 32) queries[warp][d] = widen(q[d]) * (p.scale * log2_e);
   __syncwarp();
 
@@ -102,8 +120,7 @@ __global__ void __launch_bounds__(simt_warps * 32) simt_kernel(AttnTreeParams p)
       float score = -INFINITY;
       if (visible >> lane & 1) {
         const T* key = k + (base + lane) * p.k_stride[2];
-        score = 0.0f;
-        for (int d = 0; d < dim; ++d) score = fused(queries[warp][d], widen(key[d]), score);
+        score = dot(queries[warp], key, dim, vectors);
       }
       const float higher = fmaxf(maximum, warp_max(score));
       const float zero = higher == -INFINITY ? 0.0f : higher;
