@@ -81,6 +81,7 @@ __device__ float dot(const float* q, const T* key, int dim, bool vectors) {
     for (int d = 0; d < dim; ++d) sum = fused(q[d], widen(key[d]), sum);
     return sum;
   }
+#pragma unroll 2
   for (int d = 0; d < dim; d += Pack<T>::size) {
     const Pack<T> part = Pack<T>::load(key + d);
 #pragma unroll
@@ -90,7 +91,7 @@ __device__ float dot(const float* q, const T* key, int dim, bool vectors) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(simt_warps * 32, 6) simt_kernel(AttnTreeParams p) {
+__global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnTreeParams p) {
   __shared__ float queries[simt_warps][256];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = static_cast<int>(p.dim);
   const int group = static_cast<int>(p.heads / p.kv_heads);
@@ -128,6 +129,7 @@ __global__ void __launch_bounds__(simt_warps * 32, 6) simt_kernel(AttnTreeParams
       sum = fused(sum, factor, warp_sum(weight));
       maximum = higher;
       for (int i = 0; i < 8; ++i) o[i] *= factor;
+#pragma unroll 2
       for (int j = 0; j < 32; ++j) {
         const float w = __shfl_sync(full_warp, weight, j);
         if (!(visible >> j & 1)) continue;
