@@ -1,23 +1,15 @@
-"""Masked diffusion decoding: score all masks, believe the best proposals, write them, again.
+"""Masked diffusion decoding: score all masks, believe the best proposals, write them, again."""
 
-One step is one forward of the whole batch, one sweep over the logits of the current blocks and one
-selection in place. Each row moves through its blocks at its own pace, and where it stands is kept
-on the device: a row's tokens do not depend on its neighbours, and nothing waits for the host.
-"""
-
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from tokenburst import ops
-from tokenburst.decoders.common import LateFlag, check_ids, end_tokens, pack_prompts
+from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
+from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, Task, run
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
 from tokenburst.decoders.unmasking import (
     LowConfidence,
@@ -26,7 +18,7 @@ from tokenburst.decoders.unmasking import (
     check_count,
     check_ranking,
 )
-from tokenburst.models.attention import TokenContext, installed
+from tokenburst.models.attention import installed
 
 __all__ = [
     "DiffusionDecoder",
@@ -42,23 +34,6 @@ __all__ = [
 # multiple of four: whole groups of four make a row's bits the same alone and in a batch.
 ROW_GROUP = 4
 
-Callback = Callable[[int, Tensor], None]
-
-
-@dataclass(frozen=True)
-class DiffusionStats:
-    """What a generation cost."""
-
-    forwards: int  # of the whole batch
-    new_tokens: list[int]  # committed in each sequence
-    steps: list[list[int]]  # [B][blocks]: forwards that each row needed for each block
-    seconds: float
-
-    @property
-    def tokens_per_forward(self) -> float:
-        """Mean over the sequences of tokens per forward."""
-        return sum(self.new_tokens) / max(1, len(self.new_tokens)) / max(1, self.forwards)
-
 
 @dataclass(frozen=True)
 class DiffusionOutput:
@@ -66,17 +41,6 @@ class DiffusionOutput:
 
     sequences: Tensor  # [B, L] int64 on the model's device
     stats: DiffusionStats
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Packed sequences and where their masks are; tensors on the model's device."""
-
-    x: Tensor  # [B, L] int64, real tokens and masks first, 0 after them
-    lengths: Tensor  # [B] int32
-    places: Tensor  # [B, blocks, W] int64, positions of each block, -1 = none
-    n_masks: int  # most masks of any block
-    layout: Callable[[Tensor], Tensor]  # x as the caller sees it
 
 
 class DiffusionDecoder:
@@ -186,7 +150,7 @@ class DiffusionDecoder:
             )
         eos, pad = self._ends(eos_token_id, pad_token_id)
 
-        device, batch = prompt.device, len(prompt)
+        device = prompt.device
         place = torch.arange(_whole(prompt.shape[1] + gen_length), device=device)
         ends = (lengths + gen_length)[:, None]
         x = torch.nn.functional.pad(prompt, (0, len(place) - prompt.shape[1]))
@@ -203,21 +167,17 @@ class DiffusionDecoder:
                 tail = torch.where(is_end.cumsum(1) - is_end > 0, pad, tail)
             return torch.cat([given, tail], 1)
 
-        return self._run(
-            _Task(
-                x=x,
-                lengths=lengths + gen_length,
-                places=places.where(offset < block_length, -1).expand(batch, -1, -1),
-                n_masks=block_length,
-                layout=layout,
-            ),
-            temperature=temperature,
-            seed=seed,
-            sequence_ids=sequence_ids,
+        task = Task(
+            x=x,
+            lengths=lengths + gen_length,
+            places=places.where(offset < block_length, -1),
+            n_masks=block_length,
+            layout=layout,
+            mask_id=self.mask_id,
             eos=eos,
-            callback=callback,
-            progress=progress,
         )
+        chance = Chance(temperature, seed, sequence_ids)
+        return DiffusionOutput(*run(self.model, task, self.unmasking, chance, callback, progress))
 
     def infill(
         self,
@@ -268,15 +228,9 @@ class DiffusionDecoder:
             filled = given.scatter(1, home, x[:, : given.shape[1]])
             return torch.where((given == self.mask_id) & (outside == 0), filled, given)
 
-        return self._run(
-            _Task(x=x, lengths=lengths, places=places, n_masks=n_masks, layout=layout),
-            temperature=temperature,
-            seed=seed,
-            sequence_ids=sequence_ids,
-            eos=None,
-            callback=callback,
-            progress=progress,
-        )
+        task = Task(x, lengths, places, n_masks, layout, self.mask_id, eos=None)
+        chance = Chance(temperature, seed, sequence_ids)
+        return DiffusionOutput(*run(self.model, task, self.unmasking, chance, callback, progress))
 
     def _prompts(
         self, input_ids: Tensor, attention_mask: Tensor | None
@@ -298,154 +252,9 @@ class DiffusionDecoder:
         check_ids("eos_token_id", eos, self.vocab_size)
         return (eos if ids else None), pad
 
-    def _run(
-        self,
-        task: _Task,
-        *,
-        temperature: float,
-        seed: int,
-        sequence_ids: Tensor | None,
-        eos: Tensor | None,
-        callback: Callback | None,
-        progress: bool,
-    ) -> DiffusionOutput:
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"generate: temperature: expected a number >= 0, got {temperature}")
-        if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"generate: seed: expected a 64-bit integer, got {seed}")
-        x, device = task.x, task.x.device
-        batch, n_blocks, width = task.places.shape
-        names = torch.arange(batch, device=device)
-        if sequence_ids is not None:
-            if sequence_ids.shape != (batch,) or sequence_ids.is_floating_point():
-                raise ValueError(
-                    f"generate: sequence_ids: expected integers of shape ({batch},), "
-                    f"got {sequence_ids.dtype} {tuple(sequence_ids.shape)}"
-                )
-            names = sequence_ids.to(device, torch.int64)
-        limit = n_blocks * self.unmasking.most_steps(task.n_masks, n_blocks)
-
-        began = time.perf_counter()
-        masks_at_start = (task.places >= 0).sum(2)
-        # Blocks finished so far; a row without masks has nothing to do.
-        block = torch.where(masks_at_start.sum(1) > 0, 0, n_blocks)
-        step = torch.zeros_like(block)
-        spent = torch.zeros_like(masks_at_start)
-        tokens = torch.zeros(batch, dtype=torch.int32, device=device)
-        stuck = torch.zeros(batch, dtype=torch.bool, device=device)
-        row = torch.arange(batch, device=device)
-        chance = torch.stack([torch.full_like(row, seed), names, step], 1)
-        rng = torch.zeros(batch, width, 4, dtype=torch.int64, device=device)
-        rng[:, :, :3] = chance[:, None]
-        heat = torch.full((batch * width,), temperature, device=device) if temperature else None
-        suppress = torch.tensor([self.mask_id], device=device)
-        context = TokenContext(
-            kv_len=torch.zeros_like(task.lengths), n_nodes=task.lengths, causal=False
-        )
-        position_ids = torch.arange(x.shape[1], device=device)[None]
-        finished = LateFlag(device)
-        forwards = 0
-
-        with torch.inference_mode(), installed(self.model) as model, _bar(progress) as advance:
-            advance(0, int(masks_at_start.sum()) if progress else 0)
-            head = model.get_output_embeddings()
-            while batch and forwards < limit:
-                active = block < n_blocks
-                here = block.clamp(max=n_blocks - 1)
-                position = task.places[row, here].where(active[:, None], -1)
-                inside = position.clamp(min=0)
-                undecided = (x.gather(1, inside) == self.mask_id) & (position >= 0)
-                hidden = model.base_model(
-                    input_ids=x,
-                    position_ids=position_ids,
-                    use_cache=False,
-                    token_context=context,
-                ).last_hidden_state
-                logits = head(hidden[row[:, None], inside].flatten(0, 1))
-                forwards += 1
-
-                rng[:, :, 2], rng[:, :, 3] = step[:, None], position
-                number = torch.arange(batch * width, device=device)
-                stats = ops.vocab_stats(
-                    logits,
-                    rows=number.where(undecided.flatten(), -1),
-                    suppress=suppress,
-                    temperature=heat,
-                    rng=None if heat is None else rng.flatten(0, 1),
-                )
-                chosen = ops.unmask_select_(
-                    x,
-                    position,
-                    stats.token.view(batch, width),
-                    self.mask_id,
-                    **self._ranks(stats, rng[:, 0, :3], batch),
-                    **self.unmasking.rules(step, masks_at_start[row, here], n_blocks),
-                )
-
-                spent[row, here] += active
-                tokens += chosen.n_committed
-                done = active & (chosen.n_left == 0)
-                stuck |= active & ~done & (chosen.n_committed == 0)
-                block = block + done
-                step = torch.where(done, 0, step + 1)
-                if eos is not None:
-                    ended = (torch.isin(x.gather(1, inside), eos) & (position >= 0)).any(1)
-                    block = torch.where(done & ended, n_blocks, block)
-                block = torch.where(stuck, n_blocks, block)
-                if progress:
-                    advance(int(chosen.n_committed.sum()), 0)
-                if callback is not None:
-                    with torch.inference_mode(False):  # tensors the caller may change
-                        callback(forwards, task.layout(x))
-                if finished((block >= n_blocks).all()):
-                    break
-
-        stuck |= block < n_blocks
-        if bool(stuck.any()):
-            raise RuntimeError(
-                "generate: no token could be chosen for some mask of rows "
-                f"{stuck.nonzero().flatten().tolist()}: expected logits that are numbers, got NaN "
-                "or -inf everywhere"
-            )
-        return DiffusionOutput(
-            sequences=task.layout(x),
-            stats=DiffusionStats(
-                forwards=forwards,
-                new_tokens=tokens.tolist(),
-                steps=spent.tolist(),
-                seconds=time.perf_counter() - began,
-            ),
-        )
-
-    def _ranks(self, stats: Any, chance: Tensor, batch: int) -> dict[str, Any]:
-        ranking = self.unmasking.ranking
-        if ranking == "random":
-            return {"rng": chance}
-        score = getattr(stats, ranking).view(batch, -1)
-        return {"score": score, "lowest_first": ranking == "entropy"}
-
 
 def _whole(rows: int) -> int:
     return -(-rows // ROW_GROUP) * ROW_GROUP
-
-
-class _bar:
-    """Context manager: a progress bar as advance(steps, total), or nothing."""
-
-    def __init__(self, shown: bool) -> None:
-        self._progress = Progress() if shown else None
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        progress = self._progress
-        if progress is None:
-            return lambda steps, total: None
-        progress.start()
-        task = progress.add_task("tokens")
-        return lambda steps, total: progress.update(task, advance=steps, total=total or None)
-
-    def __exit__(self, *exception: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
 
 
 def diffusion_generate(
