@@ -204,3 +204,16 @@ def test_after_the_first_end_there_is_padding_and_no_work():
     assert got.stats.forwards == max(map(sum, got.stats.steps)) <= 4
     alone = d.generate(ids, mask, gen_length=4, eos_token_id=ends[0])
     assert alone.sequences.shape == (2, 10) and int(alone.sequences[0, -1]) == ends[0]
+
+
+def test_mask_id_zero_is_no_padding():
+    # Whole groups of rows are filled up with id 0, which may be the mask: those are nobody's masks.
+    model = tiny_model("llama", torch.float32, False)
+    ids = torch.tensor([[5, 0, 7, 0, 9]])
+    out = DiffusionDecoder(model, LowConfidence(), mask_id=0).infill(ids)
+    assert out.stats.new_tokens == [2] and out.stats.forwards == 2
+    assert (out.sequences != 0).all() and torch.equal(out.sequences[ids != 0], ids[ids != 0])
+    longer = DiffusionDecoder(model, LowConfidence(), mask_id=0).generate(
+        torch.tensor([[5, 7]]), gen_length=3
+    )
+    assert longer.stats.new_tokens == [3] and (longer.sequences != 0).all()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
+from tokenburst.decoders.common import ROW_GROUP, check_ids, end_tokens, pack_prompts, whole
 from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, Task, run
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
 from tokenburst.decoders.unmasking import (
@@ -29,10 +29,6 @@ __all__ = [
     "Unmasking",
     "diffusion_generate",
 ]
-
-# CPU matrix products may round the last one to three rows differently when their number is no
-# multiple of four: whole groups of four make a row's bits the same alone and in a batch.
-ROW_GROUP = 4
 
 
 @dataclass(frozen=True)
@@ -151,11 +147,11 @@ class DiffusionDecoder:
         eos, pad = self._ends(eos_token_id, pad_token_id)
 
         device = prompt.device
-        place = torch.arange(_whole(prompt.shape[1] + gen_length), device=device)
+        place = torch.arange(whole(prompt.shape[1] + gen_length), device=device)
         ends = (lengths + gen_length)[:, None]
         x = torch.nn.functional.pad(prompt, (0, len(place) - prompt.shape[1]))
         x = torch.where(place < lengths[:, None], x, self.mask_id).where(place < ends, 0)
-        offset = torch.arange(_whole(block_length), device=device)
+        offset = torch.arange(whole(block_length), device=device)
         starts = torch.arange(0, gen_length, block_length, device=device)
         places = lengths[:, None, None] + starts[:, None] + offset
         given, new = input_ids.to(device), lengths[:, None] + place[:gen_length]
@@ -210,13 +206,13 @@ class DiffusionDecoder:
         """
         packed, lengths, real = self._prompts(input_ids, attention_mask)
         given = input_ids.to(packed.device)
-        x = torch.nn.functional.pad(packed, (0, _whole(packed.shape[1]) - packed.shape[1]))
-        masked = x == self.mask_id
-        masked[:, : packed.shape[1]] &= real
+        pad = 0, whole(packed.shape[1]) - packed.shape[1]
+        x = torch.nn.functional.pad(packed, pad)
+        masked = torch.nn.functional.pad((packed == self.mask_id) & real, pad)
         count = masked.sum(1)
         n_masks = int(count.max()) if len(x) else 0
         order = (~masked).to(torch.int8).argsort(dim=1, stable=True)
-        order = order[:, : max(_whole(n_masks), ROW_GROUP)]
+        order = order[:, : max(whole(n_masks), ROW_GROUP)]
         slot = torch.arange(order.shape[1], device=x.device)
         places = order.where(slot < count[:, None], -1)[:, None]
         outside = torch.zeros_like(given, dtype=torch.int8)
@@ -251,10 +247,6 @@ class DiffusionDecoder:
         eos = torch.tensor(ids, dtype=torch.int64, device=self.model.device)
         check_ids("eos_token_id", eos, self.vocab_size)
         return (eos if ids else None), pad
-
-
-def _whole(rows: int) -> int:
-    return -(-rows // ROW_GROUP) * ROW_GROUP
 
 
 def diffusion_generate(
