@@ -166,6 +166,10 @@ def test_custom_generate():
     drafter = tb.TokenRecycling("2.2.2")
     got = model.generate(ids, custom_generate=tb.token_recycling, drafter=drafter, **options)
     assert torch.equal(got, want) and drafter.adjacency is not None
+    ids, mask = prompts(3, 14, 6, ragged=True)
+    want = tb.TreeDecoder(model).generate(ids, mask, max_new_tokens=16).sequences
+    ragged = {"attention_mask": mask, "custom_generate": tb.token_recycling}
+    assert torch.equal(model.generate(ids, **ragged, **options), want)
     with pytest.raises(ValueError, match="do_sample: expected False"):
         model.generate(ids, custom_generate=tb.token_recycling, max_new_tokens=4, do_sample=True)
     with pytest.raises(ValueError, match="num_beams: expected 1"):

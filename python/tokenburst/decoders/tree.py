@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,9 +108,8 @@ def token_recycling(
     logits_processor: LogitsProcessorList | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
     generation_config: GenerationConfig | None = None,
-    attention_mask: Tensor | None = None,
     drafter: TokenRecycling | None = None,
-    **unused: object,
+    **model_kwargs: Any,
 ) -> Tensor | TreeOutput:
     """Token Recycling inside transformers: `model.generate(ids, custom_generate=token_recycling)`.
 
@@ -123,7 +123,8 @@ def token_recycling(
     if generation_config.do_sample:
         raise ValueError("token_recycling: do_sample: expected False (greedy decoding), got True")
     check_generation("token_recycling", logits_processor, stopping_criteria, generation_config)
-    refuse_unknown("token_recycling", unused)
+    attention_mask = model_kwargs.pop("attention_mask", None)
+    refuse_unknown("token_recycling", model_kwargs)
     decoder = TreeDecoder(model, drafter or TokenRecycling())
     output = decoder.generate(
         input_ids,
