@@ -409,23 +409,24 @@ __global__ void __launch_bounds__(merge_threads) merge_kernel(VocabStatsParams p
   }
   sum = warp_sum_double(sum);
   weighted = warp_sum_double(weighted);
+
+  // Lanes 0, 1 and 2 form the probability of the chosen, the best and the second token.
+  const bool none = top[0] == 0;
+  const int64_t token = none ? -1 : id_of(drawn ? drawn : top[0]);
+  float logit = minus_infinity();
+  if (!none && thread == 0) logit = fminf(widen(row_of<T>(p, r)[token]), largest);
+  if (thread == 1 || thread == 2) logit = top[thread - 1] ? value_of(top[thread - 1]) : logit;
+  const double p_lane =
+      logit == minus_infinity() ? 0.0 : exp(static_cast<double>(logit) - base) / sum;
+  const double first = __shfl_sync(full_warp, p_lane, 1);
+  const double second = __shfl_sync(full_warp, p_lane, 2);
   if (thread != 0) return;
 
-  p.n_nan[n] = n_nan;
-  if (top[0] == 0) {
-    p.token[n] = -1;
-    p.lse[n] = minus_infinity();
-    p.confidence[n] = p.margin[n] = p.entropy[n] = 0.0f;
-    return;
-  }
-  const int64_t token = id_of(drawn ? drawn : top[0]);
-  const double logit = fminf(widen(row_of<T>(p, r)[token]), largest);
   const double log_sum = log(sum), entropy = log_sum - weighted / sum;
-  const double first = exp(static_cast<double>(value_of(top[0])) - base) / sum;
-  const double second = top[1] ? exp(static_cast<double>(value_of(top[1])) - base) / sum : 0.0;
+  p.n_nan[n] = n_nan;
   p.token[n] = token;
-  p.lse[n] = static_cast<float>(base + log_sum);
-  p.confidence[n] = static_cast<float>(exp(logit - base) / sum);
+  p.lse[n] = none ? minus_infinity() : static_cast<float>(base + log_sum);
+  p.confidence[n] = static_cast<float>(p_lane);
   p.margin[n] = static_cast<float>(first - second);
   p.entropy[n] = entropy > 0.0 ? static_cast<float>(entropy) : 0.0f;
 }
