@@ -40,6 +40,13 @@ def info(
     console.print(table)
 
 
+def _quiet() -> None:
+    """Our own progress is shown; transformers' loading bars are not."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _yes(same: bool) -> str:
     return "yes" if same else "NO"
 
@@ -54,6 +61,7 @@ def demo(
     """Decode with the built-in models: with and without recycling, by several policies."""
     from tokenburst import demo as runs
 
+    _quiet()
     console = Console(stderr=as_json)
     boards = ("sudoku4", "sudoku6")
     steps = prompts + len(boards) * len(list(runs.policies(1)))
@@ -122,6 +130,7 @@ def generate(
     """Generate from a local checkpoint or a built-in model."""
     from tokenburst.generation import generate_text
 
+    _quiet()
     try:
         text, stats = generate_text(model, prompt, method, max_new_tokens, threshold)
     except (ValueError, OSError, RuntimeError) as error:
