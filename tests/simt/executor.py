@@ -1,4 +1,4 @@
-"""Runs the project's CUDA sources on the CPU: builds them with the host compiler and routes calls with CPU tensors there.
+"""Runs the CUDA sources on the CPU: the host compiler builds them, calls with CPU tensors go there.
 
     with executor.running("tree_verify_greedy", checked=True):
         tb.ops.tree_verify_greedy(...)  # one fiber per CUDA thread
@@ -105,7 +105,7 @@ def _memory() -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def memory(pattern: int = 0xFF):
-    """New CPU tensors are watched: exact bounds, gaps between them, fresh ones filled with `pattern`."""
+    """New CPU tensors are watched: exact bounds, gaps between them, `pattern` in fresh ones."""
     _memory().simt_use_arena(True, pattern)
     try:
         yield
@@ -119,7 +119,7 @@ SCHEDULES = {"forward": (0, 0, 0xFF), "reverse": (1, 0, 0x7B), "shuffled": (2, 1
 
 @contextlib.contextmanager
 def opened(path: Path, schedule: str = "forward"):
-    """A library of `library()`, told its schedule and where tensors are; use it inside `memory()`."""
+    """A library of `library()`, told its schedule and where tensors are; for use in `memory()`."""
     loaded = ctypes.CDLL(str(path))
     order, seed, pattern = SCHEDULES[schedule]
     loaded.simt_schedule(order, ctypes.c_uint64(seed), pattern)

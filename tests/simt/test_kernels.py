@@ -7,10 +7,11 @@ with every memory access checked.
 import dataclasses
 import zlib
 
-import executor
 import pytest
-import tokenburst as tb
 import torch
+
+import executor
+import tokenburst as tb
 from compare import assert_same
 from samples import SAMPLES
 from test_catalogue import CASES, OPS, reference
