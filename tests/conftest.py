@@ -23,7 +23,7 @@ def pytest_terminal_summary(terminalreporter, config):
     left_out = config.stash.get(_LEFT_OUT, 0)
     if left_out:
         terminalreporter.write_line(
-            f"{left_out} tests need a GPU and torch sees none; tests/simt runs the same kernels here"
+            f"{left_out} tests need a GPU, torch sees none; tests/simt runs their kernels here"
         )
 
 
