@@ -37,6 +37,9 @@ WATCHED = [
 ]
 
 
+EXECUTOR = ["runtime.cpp", "warp.cpp", "checks.cpp", "report.cpp"]
+
+
 class KernelError(RuntimeError):
     """A kernel did what it must not do; the message names kernel, block, thread and line."""
 
@@ -83,7 +86,7 @@ def library(*cuda_sources: Path, checked: bool = False) -> Path:
     """Shared library of these .cu files and the executor."""
     objects = [_object(source, WATCHED if checked else []) for source in cuda_sources]
     mode = ["-DSIMT_CHECKED", "-O2"] if checked else ["-O2"]
-    objects += [_object(HERE / name, mode) for name in ("runtime.cpp", "checks.cpp")]
+    objects += [_object(HERE / name, mode) for name in EXECUTOR]
     build_id_flag = f'-DTB_BUILD_ID="{build_id()}"'
     id_source = ROOT / "csrc/common/build_id.cu"
     objects.append(_object(id_source, [build_id_flag, "-include", "cuda_runtime.h"]))
