@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -28,6 +29,7 @@ CudaLibrary& executor() {
   static CudaLibrary instance;
   return instance;
 }
+std::atomic<bool> executor_set{false};  // asked at every call of an op
 
 void* find_kernel(CudaLibrary& lib, const char* op) {
   const std::lock_guard<std::mutex> lock(lib.mutex);
@@ -96,14 +98,12 @@ const char* set_executor(const char* path) {
   const std::lock_guard<std::mutex> lock(lib.mutex);
   lib.kernels.clear();
   lib.handle = nullptr;  // stays open: a caller may come back to it
-  return path ? open_library(lib, path) : "";
+  const char* why_not = path ? open_library(lib, path) : "";
+  executor_set = lib.handle != nullptr;
+  return why_not;
 }
 
-bool executor_is_set() {
-  CudaLibrary& lib = executor();
-  const std::lock_guard<std::mutex> lock(lib.mutex);
-  return lib.handle != nullptr;
-}
+bool executor_is_set() { return executor_set.load(std::memory_order_relaxed); }
 
 bool cuda_has(const char* op) { return find_kernel(library(), op) != nullptr; }
 

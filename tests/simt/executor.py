@@ -1,4 +1,4 @@
-"""Runs the project's CUDA sources on the CPU: builds them with the host compiler and routes calls with CPU tensors there.
+"""Runs the CUDA sources on the CPU: the host compiler builds them, calls with CPU tensors go there.
 
     with executor.running("tree_verify_greedy", checked=True):
         tb.ops.tree_verify_greedy(...)  # one fiber per CUDA thread
@@ -35,6 +35,9 @@ WATCHED = [
     *("-DSIMT_CHECKED", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"),
     "-fsanitize=alignment,bounds,null,shift-exponent,integer-divide-by-zero",
 ]
+
+
+EXECUTOR = ["runtime.cpp", "warp.cpp", "checks.cpp", "report.cpp"]
 
 
 class KernelError(RuntimeError):
@@ -83,7 +86,7 @@ def library(*cuda_sources: Path, checked: bool = False) -> Path:
     """Shared library of these .cu files and the executor."""
     objects = [_object(source, WATCHED if checked else []) for source in cuda_sources]
     mode = ["-DSIMT_CHECKED", "-O2"] if checked else ["-O2"]
-    objects += [_object(HERE / name, mode) for name in ("runtime.cpp", "checks.cpp")]
+    objects += [_object(HERE / name, mode) for name in EXECUTOR]
     build_id_flag = f'-DTB_BUILD_ID="{build_id()}"'
     id_source = ROOT / "csrc/common/build_id.cu"
     objects.append(_object(id_source, [build_id_flag, "-include", "cuda_runtime.h"]))
@@ -105,7 +108,7 @@ def _memory() -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def memory(pattern: int = 0xFF):
-    """New CPU tensors are watched: exact bounds, gaps between them, fresh ones filled with `pattern`."""
+    """New CPU tensors are watched: exact bounds, gaps between them, `pattern` in fresh ones."""
     _memory().simt_use_arena(True, pattern)
     try:
         yield
@@ -119,7 +122,7 @@ SCHEDULES = {"forward": (0, 0, 0xFF), "reverse": (1, 0, 0x7B), "shuffled": (2, 1
 
 @contextlib.contextmanager
 def opened(path: Path, schedule: str = "forward"):
-    """A library of `library()`, told its schedule and where tensors are; use it inside `memory()`."""
+    """A library of `library()`, told its schedule and where tensors are; for use in `memory()`."""
     loaded = ctypes.CDLL(str(path))
     order, seed, pattern = SCHEDULES[schedule]
     loaded.simt_schedule(order, ctypes.c_uint64(seed), pattern)

@@ -68,15 +68,27 @@ struct Block {
 
 extern Block block;
 extern Fiber fibers[max_threads];
+extern Warp warps[max_threads / warp_size];
 extern Fiber* current;  // null while the host runs
 
+inline Warp& warp_of(const Fiber& fiber) { return warps[fiber.id / warp_size]; }
+inline int lane_of(const Fiber& fiber) { return fiber.id % warp_size; }
+
+// runtime.cpp
+void make_ready(Fiber& fiber);
+void wait(const char* in, Where where);  // until make_ready; others run meanwhile
+[[noreturn]] void end_grid(const std::string& message);
+// The stacks: their guard pages are many mappings, of which a process has a limited number.
+void release_memory();
+
+// warp.cpp: completes what only waited for lanes that have ended
+void settle(Warp& warp);
+
+// report.cpp
 // Ends the grid with a message that names kernel, block, thread and line.
 [[noreturn]] void fail(Where where, const char* format, ...) __attribute__((format(printf, 2, 3)));
 [[noreturn]] void fail_at(const void* address, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
-
-// Stacks: their guard pages are many mappings, of which a process has a limited number.
-void release_memory();
 
 // "file:line" of code in this library, inlined callers included.
 std::string source_of(const void* code);

@@ -1,4 +1,4 @@
-"""The host executor sees what it is for: each kernel in planted/ has one defect, and a healthy one passes."""
+"""The host executor sees each defect in planted/, and lets the healthy kernels pass."""
 
 import ctypes
 

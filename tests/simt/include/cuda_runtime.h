@@ -440,9 +440,9 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_
 namespace simt {
 void copy_bytes(void* to, const void* from, size_t bytes);
 }
-#define memcpy(to, from, bytes)                                                              \
-  (__builtin_constant_p(bytes) && ((bytes) & ((bytes)-1)) == 0 && (bytes) <= 16              \
-       ? static_cast<void>(__builtin_memcpy(to, from, bytes))                                \
+#define memcpy(to, from, bytes)                                                   \
+  (__builtin_constant_p(bytes) && ((bytes) & ((bytes) - 1)) == 0 && (bytes) <= 16 \
+       ? static_cast<void>(__builtin_memcpy(to, from, bytes))                     \
        : ::simt::copy_bytes(to, from, bytes))
 #endif
 
