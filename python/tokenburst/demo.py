@@ -16,6 +16,8 @@ from tokenburst.zoo import sudoku
 
 Tick = Callable[[str], None]
 
+GIVENS = {"sudoku4": 0, "sudoku6": 14}  # 0: none to spare
+
 
 @dataclass
 class TreeResult:
@@ -52,6 +54,7 @@ def policies(cells: int) -> Iterator[tuple[str, LowConfidence | Threshold]]:
     yield "4 per step", LowConfidence(tokens_per_step=4)
     yield "all at once", LowConfidence(tokens_per_step=cells)
     yield "threshold 0.9", Threshold(0.9)
+    yield "threshold 0.95", Threshold(0.95)
     yield "threshold 0.99", Threshold(0.99)
 
 
@@ -89,7 +92,7 @@ def run_diffusion(name: str, count: int, tick: Tick) -> tuple[list[DiffusionResu
     """Solves held-out puzzles with each policy; returns also one puzzle and its solution."""
     model, prompt = zoo.load(name), zoo.prompt_ids(name)
     side = int(name.removeprefix("sudoku"))
-    questions, _ = sudoku.puzzles(side, count, seed=1, split="test")
+    questions, _ = sudoku.puzzles(side, count, seed=1, split="test", givens=GIVENS[name])
     results, sample = [], ""
     for label, policy in policies(side * side):
         decoder = DiffusionDecoder(model, policy)
