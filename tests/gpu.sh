@@ -15,7 +15,7 @@ failed=0
 stage() { # name, seconds allowed, command: runs it, keeps its output, prints one line
   local name=$1 limit=$2 begun=$SECONDS
   shift 2
-  if timeout "$limit" "$@" >"$reports/$name.log" 2>&1; then
+  if timeout "$limit" bash -c '"$@"' stage "$@" >"$reports/$name.log" 2>&1; then
     printf '%-10s ok      %4d s  %s\n' "$name" $((SECONDS - begun)) "$(tail -n 1 "$reports/$name.log")"
   else
     local status=$?
@@ -45,6 +45,9 @@ sanitized() { # tool; allocations of exact size, so that memcheck sees the end o
     --target-processes application-only --print-limit 20 \
     "$python" -m pytest -m cuda -k cuda_equals_reference tests/test_catalogue.py
 }
+
+export -f build_all sanitized
+export python build
 
 gpu=$("$python" - <<'PY'
 import torch
