@@ -21,7 +21,9 @@ CACHE = ROOT / "build" / "compile_report"
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_100"]
 
 # Demangled kernel name (a regular expression) -> why its spills are acceptable.
-ACCEPTED_SPILLS: dict[str, str] = {}
+ACCEPTED_SPILLS: dict[str, str] = {
+    r"merge_kernel<": "vocab_stats on sm_100: around the call of a double logarithm, once per row",
+}
 
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")

@@ -92,7 +92,7 @@ def demo(
         f"{tree.transformers_seconds:.2f}",
     )
     table.add_row(
-        "plain", str(tree.baseline_forwards), f"{base:.2f}", "", f"{tree.baseline_seconds:.2f}"
+        "plain", str(tree.baseline_forwards), f"{base:.2f}", "", f"{tree.plain_seconds:.2f}"
     )
     table.add_row(
         "Token Recycling",
