@@ -1,5 +1,7 @@
 """What TreeDecoder says to bad input, and that models are left as they were."""
 
+import copy
+
 import pytest
 import torch
 
@@ -56,6 +58,15 @@ def test_empty_batch_and_no_new_tokens():
     assert decoder().generate(torch.zeros(0, 5, dtype=torch.int64)).sequences.shape == (0, 5)
     ids, _ = prompts(2, 5, 0)
     assert torch.equal(decoder().generate(ids, max_new_tokens=0).sequences, ids)
+
+
+def test_logits_without_numbers():
+    model = copy.deepcopy(tiny_model("llama", torch.float32))
+    model.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="expected logits that are numbers"):
+        tb.TreeDecoder(model, tb.TokenRecycling("4x2x1")).generate(
+            prompts(2, 5, 0)[0], max_new_tokens=6
+        )
 
 
 def test_unsupported_model():

@@ -42,7 +42,6 @@ class TreeDecoder:
         self.model, self.drafter = model, drafter
         self._sizer = TreeSizer()
 
-    @torch.inference_mode()
     def generate(
         self,
         input_ids: Tensor,
@@ -72,6 +71,7 @@ class TreeDecoder:
         Raises:
             ValueError: wrong shapes or dtypes, ids outside the vocabulary, an empty prompt, or a
                 cache that is too small.
+            RuntimeError: the model's logits hold no number somewhere.
         """
         if max_new_tokens < 0:
             raise ValueError(f"generate: max_new_tokens: expected >= 0, got {max_new_tokens}")
@@ -84,7 +84,9 @@ class TreeDecoder:
         prompt, lengths = pack_prompts(given, attention_mask)
         if len(given) == 0 or max_new_tokens == 0:
             return TreeOutput(sequences=given, stats=TreeStats(0, [0] * len(given), 1, [], 0.0, {}))
-        with self._installed:
+        if self.drafter is not None:
+            self.drafter.bind(vocab_size, model.device)
+        with torch.inference_mode(), self._installed:
             run = TreeRun(
                 self.model,
                 self.drafter,
@@ -96,8 +98,11 @@ class TreeDecoder:
                 cache_length,
             )
             new_tokens, counts, stats = run.decode(callback)
+        # Outside inference mode from here, so that the result is an ordinary tensor.
         new_tokens = new_tokens[:, : int(counts.max())]
         column = torch.arange(new_tokens.shape[1], device=new_tokens.device)
+        if bool((new_tokens < 0).any()):
+            raise RuntimeError("generate: expected logits that are numbers, got NaN or -inf alone")
         new_tokens = new_tokens.masked_fill(column >= counts[:, None], pad)
         return TreeOutput(sequences=torch.cat([given, new_tokens], dim=1), stats=stats)
 

@@ -68,7 +68,6 @@ class TreeRun:
         batch, width = prompt.shape
         self.prompt, self.lengths, self.limit = prompt, lengths, max_new_tokens
         self.eos = torch.tensor(eos, dtype=torch.int64, device=self.device)
-        self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self.seconds = dict.fromkeys(("prefill", "draft", "forward", "verify"), 0.0)
 
         fixed = TreeTemplate.chain(0) if self.drafter is None else self.drafter.tree
@@ -129,10 +128,8 @@ class TreeRun:
         last = (self.lengths.to(torch.int64) - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
         logits = self.logits(hidden.gather(1, last)[:, 0])
         root = ops.vocab_stats(logits, 1).token
-        if self.drafter is not None:
-            self.drafter.bind(self.vocab_size, self.device)
-            if self.drafter.prefill:
-                self.learn_prompt(self.drafter, hidden)
+        if self.drafter is not None and self.drafter.prefill:
+            self.learn_prompt(self.drafter, hidden)
         self.cache.kv_len += self.lengths
         self.emit(root[:, None], torch.ones_like(self.n_out))
         self.seconds["prefill"] += time.perf_counter() - start
