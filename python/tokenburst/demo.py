@@ -70,13 +70,13 @@ def run_tree(prompts: int, new_tokens: int, tick: Tick) -> tuple[TreeResult, str
     texts = [entry["text"] for entry in zoo.prompts("pycode")]
     plain, recycling = TreeDecoder(model), TreeDecoder(model, TokenRecycling())
     result, sample = TreeResult(), ""
-    options = {"max_new_tokens": new_tokens}
     for text in texts[:prompts]:
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         start = time.perf_counter()
-        theirs = model.generate(ids, do_sample=False, **options)
+        theirs = model.generate(ids, do_sample=False, max_new_tokens=new_tokens)
         result.transformers_seconds += time.perf_counter() - start
-        one, many = plain.generate(ids, **options), recycling.generate(ids, **options)
+        one = plain.generate(ids, max_new_tokens=new_tokens)
+        many = recycling.generate(ids, max_new_tokens=new_tokens)
         result.identical &= torch.equal(one.sequences, many.sequences)
         result.transformers_identical &= torch.equal(theirs, many.sequences)
         result.prompts += 1

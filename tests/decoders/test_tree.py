@@ -170,6 +170,8 @@ def test_custom_generate():
     want = tb.TreeDecoder(model).generate(ids, mask, max_new_tokens=16).sequences
     ragged = {"attention_mask": mask, "custom_generate": tb.token_recycling}
     assert torch.equal(model.generate(ids, **ragged, **options), want)
+    full = model.generate(ids, return_dict_in_generate=True, **ragged, **options)
+    assert torch.equal(full.sequences, want)
     with pytest.raises(ValueError, match="do_sample: expected False"):
         model.generate(ids, custom_generate=tb.token_recycling, max_new_tokens=4, do_sample=True)
     with pytest.raises(ValueError, match="num_beams: expected 1"):

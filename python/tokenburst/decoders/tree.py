@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-from transformers.utils import ModelOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tokenburst.decoders.autotree import TreeSizer
 from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
@@ -17,12 +17,12 @@ from tokenburst.decoders.treerun import TreeRun, TreeStats
 from tokenburst.models.attention import installed
 
 
-@dataclass
-class TreeOutput(ModelOutput):
-    """sequences [B, P + longest] int64: the prompt as given, the new tokens, then padding."""
+@dataclass(frozen=True)
+class TreeOutput:
+    """Result of a generation."""
 
-    sequences: Tensor | None = None
-    stats: TreeStats | None = None
+    sequences: Tensor  # [B, P + longest] int64: the prompt as given, the new tokens, then padding
+    stats: TreeStats
 
 
 class TreeDecoder:
@@ -115,11 +115,11 @@ def token_recycling(
     generation_config: GenerationConfig | None = None,
     drafter: TokenRecycling | None = None,
     **model_kwargs: Any,
-) -> Tensor | TreeOutput:
+) -> Tensor | GenerateDecoderOnlyOutput:
     """Token Recycling inside transformers: `model.generate(ids, custom_generate=token_recycling)`.
 
     Greedy only. Pass `drafter=TokenRecycling(...)` to keep its matrix from call to call. Returns
-    sequences [B, P + n], or a `TreeOutput` with return_dict_in_generate.
+    sequences [B, P + n], or a `GenerateDecoderOnlyOutput` with return_dict_in_generate.
 
     Raises:
         ValueError: sampling, beams, logits processors, stopping criteria but length and eos.
@@ -138,4 +138,6 @@ def token_recycling(
         eos_token_id=generation_config.eos_token_id,
         pad_token_id=generation_config.pad_token_id,
     )
-    return output if generation_config.return_dict_in_generate else output.sequences
+    if generation_config.return_dict_in_generate:
+        return GenerateDecoderOnlyOutput(sequences=output.sequences)
+    return output.sequences
