@@ -85,6 +85,7 @@ class TreeRun:
         self.out = torch.zeros(batch, max_new_tokens + 1, dtype=torch.int64, device=self.device)
         self.n_out = torch.zeros(batch, dtype=torch.int64, device=self.device)
         self.active = torch.ones(batch, dtype=torch.bool, device=self.device)
+        self.column = torch.arange(largest, device=self.device)
         self.paths: list[Tensor] = []
 
     def forward(self, tokens: Tensor, depth: Tensor, context: TokenContext) -> Tensor:
@@ -108,14 +109,17 @@ class TreeRun:
 
     def emit(self, tokens: Tensor, counts: Tensor) -> None:
         """Append the first counts[b] of tokens [B, S]; end sequences at eos or at the limit."""
-        column = torch.arange(tokens.shape[1], device=self.device)
+        column = self.column[: tokens.shape[1]]
         kept = column < counts[:, None]
-        ends = kept & torch.isin(tokens, self.eos)
-        kept &= ends.cumsum(1) - ends.long() == 0  # nothing after the first eos
+        if len(self.eos):
+            ends = kept & torch.isin(tokens, self.eos)
+            kept &= ends.cumsum(1) - ends.long() == 0  # nothing after the first eos
+            counts = kept.sum(1)
+            self.active &= ~ends.any(1)
         place = torch.where(kept, self.n_out[:, None] + column, self.limit).clamp_(max=self.limit)
         self.out.scatter_(1, place, tokens)
-        self.n_out = (self.n_out + kept.sum(1)).clamp_(max=self.limit)
-        self.active = self.active & ~ends.any(1) & (self.n_out < self.limit)
+        self.n_out = (self.n_out + counts).clamp_(max=self.limit)
+        self.active &= self.n_out < self.limit
 
     def prefill(self) -> Tensor:
         """Scores the prompt; returns the first new token [B] of each sequence."""
