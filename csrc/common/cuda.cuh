@@ -120,6 +120,16 @@ __device__ inline void cp_async_wait() {  // until at most `pending` groups are 
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// Barriers 1 to 15 of a block; __syncthreads is barrier 0. One is complete when `threads` threads
+// have come, a multiple of 32 and the same number for all: those that sync wait for it and then see
+// what all did before they came, those that arrive go on. A thread comes again only afterwards.
+__device__ inline void named_barrier_sync(int id, int threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ inline void named_barrier_arrive(int id, int threads) {
+  asm volatile("barrier.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // Four 8x8 matrices of 16-bit values; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

@@ -4,9 +4,9 @@
 //
 // For every byte of shared memory and of tensors it is known who wrote it last and two who read it.
 // An access is ordered before another one if a block barrier or the end of a grid lies between, or
-// if it reached the other thread through __syncwarp. Shuffles and votes order nothing, as on the
-// device. What one block writes and another touches in the same grid is a race unless both are
-// atomic or atomics of both lie between.
+// if it reached the other thread through __syncwarp and named barriers. Shuffles and votes order
+// nothing, as on the device. What one block writes and another touches in the same grid is a race
+// unless both are atomic or atomics of both lie between.
 #include "runtime.h"
 
 #include <link.h>
@@ -48,8 +48,8 @@ bool ordered(Stamp s, bool global) {
   if (s.epoch < block.first_epoch) return !global || s.epoch <= acquired;  // another block
   const int thread = static_cast<int>(s.thread);
   return s.epoch < block.epoch || thread == current->id ||
-         (thread / warp_size == current->id / warp_size &&
-          current->seen[thread % warp_size] >= s.clock);
+         ((block.named || thread / warp_size == current->id / warp_size) &&
+          current->seen[thread] >= s.clock);
 }
 
 Stamp now(bool atomic) {

@@ -37,7 +37,7 @@ WATCHED = [
 ]
 
 
-EXECUTOR = ["runtime.cpp", "warp.cpp", "checks.cpp", "report.cpp"]
+EXECUTOR = ["runtime.cpp", "warp.cpp", "named_barrier.cpp", "checks.cpp", "report.cpp"]
 
 
 class KernelError(RuntimeError):

@@ -173,6 +173,9 @@ std::string waiting_threads(const char* in, Where where) {
     told += place;
     text += " threads " + waiting_threads(f.waits_in, f.waits) + " in " + place + ";";
   }
+  text += unfinished_named_barriers();
+  // The thread that saw it may have ended; then one that waits is named.
+  for (int i = 0; current->state != State::waiting; ++i) current = &fibers[i];
   fail(current->waits, "%s", text.c_str());
 }
 
@@ -196,7 +199,10 @@ void run_fiber() {
          waiting_threads("a barrier", gate.where).c_str());
   }
   settle(warp);
-  if (block.alive == 0) to_host(&self);
+  if (block.alive == 0) {
+    end_named_barriers();
+    to_host(&self);
+  }
   resume_others();
 }
 
@@ -251,6 +257,7 @@ void start_block() {
   block.alive = block.threads;
   block.first_epoch = ++block.epoch;
   start_block_checks();
+  start_named_barriers();
   gate = {};
   for (int w = 0; w * warp_size < block.threads; ++w) {
     const int lanes = std::min(warp_size, block.threads - w * warp_size);
@@ -263,8 +270,8 @@ void start_block() {
     f.thread = {i % block.size.x, i / block.size.x % block.size.y,
                 i / (block.size.x * block.size.y)};
     f.clock = 1;
-    memset(f.seen, 0, sizeof f.seen);
-    f.seen[i % warp_size] = 1;
+    memset(f.seen + i / warp_size * warp_size, 0, warp_size * sizeof *f.seen);
+    f.seen[i] = 1;
     f.copies.clear();
     start_stack(f, run_fiber);
   }
@@ -290,6 +297,10 @@ void wait(const char* in, Where where) {
   self.waits_in = in;
   warp_of(self).ready &= ~(1u << lane_of(self));
   resume_others();
+}
+
+void may_lose_turn() {
+  if (order == shuffled && draw() % 4 == 0) resume_others();
 }
 
 void end_grid(const std::string& message) {
@@ -355,7 +366,7 @@ void yield() { resume_others(); }
 unsigned active_mask() { return 1u << lane_of(*current); }
 
 void atomic_access(const void* p, int bytes, Where where) {
-  if (order == shuffled && draw() % 4 == 0) resume_others();
+  may_lose_turn();
   if (reinterpret_cast<uintptr_t>(p) % bytes) {
     fail(where, "misaligned atomic: %p is not a multiple of %d", p, bytes);
   }

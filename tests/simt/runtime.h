@@ -27,8 +27,10 @@ struct Fiber {
   uint3 thread;
   Where waits;  // of a waiting fiber: where, and in what
   const char* waits_in;
-  uint32_t clock;            // counts this thread's __syncwarp calls
-  uint32_t seen[warp_size];  // clocks of its warp's threads that are ordered before now
+  uint32_t clock;  // counts this thread's __syncwarp calls and named barriers
+  // Clocks of the block's threads that are ordered before now; only its own warp's are kept
+  // while no thread has come to a named barrier.
+  uint32_t seen[max_threads];
   std::vector<std::vector<Copy>> copies;  // asynchronous copies in flight; the last group is open
   char* stack;                            // lowest address
 };
@@ -63,6 +65,7 @@ struct Block {
       0;  // counts block barriers, never restarts; an access in an older epoch is ordered
   uint32_t grid_epoch = 0;   // of the grid's start
   uint32_t first_epoch = 0;  // of this block: shared memory written before it is uninitialised
+  bool named = false;        // some thread has come to a named barrier
   Range dynamic, fixed, stacks;
 };
 
@@ -77,12 +80,18 @@ inline int lane_of(const Fiber& fiber) { return fiber.id % warp_size; }
 // runtime.cpp
 void make_ready(Fiber& fiber);
 void wait(const char* in, Where where);  // until make_ready; others run meanwhile
+void may_lose_turn();                    // others run first, at random, in shuffled order
 [[noreturn]] void end_grid(const std::string& message);
 // The stacks: their guard pages are many mappings, of which a process has a limited number.
 void release_memory();
 
 // warp.cpp: completes what only waited for lanes that have ended
 void settle(Warp& warp);
+
+// named_barrier.cpp
+void start_named_barriers();
+std::string unfinished_named_barriers();  // how many threads each has
+void end_named_barriers();                // of the block; fails if one is incomplete
 
 // report.cpp
 // Ends the grid with a message that names kernel, block, thread and line.

@@ -39,6 +39,17 @@ DEFECTS = {  # what the message says, and the line it names
     "lanes_missing": (r"deadlock: .*threads 0-15 in a shuffle .*threads 16-31 in a barrier", None),
     "wait_missing": (r"missing cp_async_wait: .*copy started at .*wait_missing.cu:8", 13),
     "misaligned": (r"misaligned access", 7),
+    "named_race": (r"race: (reads|writes) 4 bytes at static shared memory", None),
+    "named_arrive_race": (r"race: (reads|writes) 4 bytes at static shared memory", None),
+    "named_early": (r"race: (reads|writes) 4 bytes at static shared memory", None),
+    "named_count": (r"staged, block .*, thread .*: deadlock: .*3 has 64 of its 96 threads", 7),
+    "named_disagree": (r"named barrier 3 of (64|96) threads, but thread \d+ .*disagree.cu:7", 7),
+    "named_unmatched": (r"block ended with .*: named barrier 4 has 32 of its 64 threads", 7),
+    "named_twice": (r"named barrier 5: this thread comes again, but it has only \d+ of its 96", 8),
+    "named_id": (r"named barrier 16: ids are 1 to 15", 7),
+    "named_zero": (r"named barrier 0: ids are 1 to 15, 0 is __syncthreads", 7),
+    "named_odd": (r"named barrier 1 of 80 threads, no positive multiple of the warp size", 7),
+    "named_many": (r"named barrier 1 of 128 threads in a block of 96", 7),
 }
 
 
@@ -76,6 +87,16 @@ def test_healthy_kernel_passes(schedule, checked):
             for i in range(32)
         ]
         assert counts.tolist() == want
+
+
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("schedule", executor.SCHEDULES)
+def test_named_barriers_order_producer_and_consumers(schedule, checked):
+    with executor.memory():
+        source, out = torch.arange(160.0), torch.empty(2, 3, 32)
+        run("named_healthy", source, out, 5, schedule=schedule, checked=checked)
+        sums = source.view(5, 32).sum(0).flip(0)  # exact, so every order has the same bits
+        assert torch.equal(out, torch.stack([sums, 3 * sums, 7 * sums]).expand(2, 3, 32))
 
 
 @pytest.mark.parametrize("schedule", executor.SCHEDULES)

@@ -45,13 +45,18 @@ void each_lane(unsigned lanes, F f) {
 
 void complete_sync(Warp& warp, unsigned lanes) {
   Fiber* first = &fibers[(&warp - warps) * warp_size];
-  uint32_t joined[warp_size] = {};
+  const int begin = block.named ? 0 : first->id;
+  const int count = block.named ? block.threads : warp_size;
+  uint32_t joined[max_threads];
+  memset(joined, 0, count * sizeof *joined);
   each_lane(lanes, [&](int lane) {
-    for (int k = 0; k < warp_size; ++k) joined[k] = std::max(joined[k], first[lane].seen[k]);
+    const uint32_t* seen = first[lane].seen + begin;
+    for (int k = 0; k < count; ++k) joined[k] = std::max(joined[k], seen[k]);
   });
   each_lane(lanes, [&](int lane) {
-    memcpy(first[lane].seen, joined, sizeof joined);
-    first[lane].seen[lane] = ++first[lane].clock;
+    Fiber& f = first[lane];
+    memcpy(f.seen + begin, joined, count * sizeof *joined);
+    f.seen[f.id] = ++f.clock;
   });
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 // What common/cuda.cuh holds as PTX, for the executor: launches, dynamic shared memory,
-// asynchronous copies and the matrix instructions.
+// asynchronous copies, named barriers and the matrix instructions.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -14,6 +14,7 @@ unsigned shared_address(const void* p, Where where);
 void copy_async(void* shared, const void* global, bool fill, Where where);
 void copy_async_commit();
 void copy_async_wait(int pending);
+void named_barrier(bool waits, int id, int threads, Where where);
 void load_matrix(uint32_t (&r)[4], const void* row, bool transposed, Where where);
 void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool bfloat,
                   Where where);
@@ -56,6 +57,12 @@ inline void cp_async_commit() { simt::copy_async_commit(); }
 template <int pending>
 inline void cp_async_wait() {
   simt::copy_async_wait(pending);
+}
+inline void named_barrier_sync(int id, int threads, SIMT_WHERE) {
+  simt::named_barrier(true, id, threads, where);
+}
+inline void named_barrier_arrive(int id, int threads, SIMT_WHERE) {
+  simt::named_barrier(false, id, threads, where);
 }
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, SIMT_WHERE) {
   simt::load_matrix(r, row, false, where);
