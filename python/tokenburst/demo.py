@@ -126,4 +126,5 @@ def show_boards(*boards: torch.Tensor) -> str:
 
 def as_json(tree: TreeResult, diffusion: list[DiffusionResult]) -> str:
     """The demo's result as one JSON object."""
-    return json.dumps({"tree": asdict(tree), "diffusion": [asdict(row) for row in diffusion]})
+    rows = [{**asdict(row), "policy": f"{row.model}: {row.policy}"} for row in diffusion]
+    return json.dumps({"tree": asdict(tree), "diffusion": rows})
