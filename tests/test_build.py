@@ -170,3 +170,9 @@ def test_cmake_says_what_it_lacks(tmp_path, choice, status, message):
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert message in re.sub(r"\s+", " ", done.stderr)
+
+
+def test_the_references_are_not_loaded_at_run_time():
+    code = "import sys, tokenburst; assert 'tokenburst.ref' not in sys.modules; print('kept out')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "kept out\n", done.stderr

@@ -1,6 +1,6 @@
 """tokenburst: many tokens per forward pass."""
 
-from tokenburst import ops, ref
+from tokenburst import ops
 from tokenburst._native import __version__, build_info
 from tokenburst.decoders.diffusion import (
     DiffusionDecoder,
@@ -32,6 +32,5 @@ __all__ = [
     "diffusion_generate",
     "load_diffusion",
     "ops",
-    "ref",
     "token_recycling",
 ]

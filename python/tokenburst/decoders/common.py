@@ -67,22 +67,21 @@ class LateFlag:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
         self._on_gpu = device.type == "cuda"
+        self._host = torch.zeros((), dtype=torch.bool, pin_memory=self._on_gpu)
+        self._copied: torch.cuda.Event | None = None  # set while a copy is under way
         self._value = False
 
     def __call__(self, flag: Tensor) -> bool:
         if not self._on_gpu:
             return bool(flag)
-        if self._pending is not None and self._pending[1].query():
-            self._value = bool(self._pending[0])
-            self._pending = None
-        if self._pending is None:
-            host = torch.empty((), dtype=torch.bool, pin_memory=True)
-            host.copy_(flag.reshape(()), non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._pending = host, event
+        if self._copied is not None and self._copied.query():
+            self._value = bool(self._host)
+            self._copied = None
+        if self._copied is None:
+            self._host.copy_(flag.reshape(()), non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
         return self._value
 
 

@@ -119,7 +119,7 @@ class DiffusionDecoder:
             pad_token_id: id that follows an end; default: the model's, else the first eos id.
             callback: called as callback(forwards, sequences) after each step; masks not yet decided
                 hold the mask id.
-            progress: show a progress bar.
+            progress: show a progress bar, which reads a count from the device every step.
 
         Returns:
             `DiffusionOutput`, sequences [B, P + gen_length]: the prompts as given, then the new
