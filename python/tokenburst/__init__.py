@@ -13,9 +13,11 @@ from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
 from tokenburst.decoders.unmasking import LowConfidence, Threshold, Unmasking
 from tokenburst.models.diffusion import load_diffusion
+from tokenburst.patterns import BlockPattern
 
 __all__ = [
     "TEMPLATES",
+    "BlockPattern",
     "DiffusionDecoder",
     "DiffusionOutput",
     "DiffusionStats",
