@@ -16,7 +16,6 @@ from tokenburst.decoders.unmasking import (
     Threshold,
     Unmasking,
     check_count,
-    check_ranking,
 )
 from tokenburst.models.attention import installed
 
@@ -48,8 +47,8 @@ class DiffusionDecoder:
         model: a stock transformers causal LM of an architecture in `models.attention.SUPPORTED`,
             trained to fill masks. Its attention is replaced by ours, without a causal mask, while
             it generates.
-        unmasking: which proposals to believe: `Threshold`, `LowConfidence`, or any object with the
-            methods of `Unmasking`.
+        unmasking: which proposals to believe: `Threshold`, `LowConfidence`, or any other policy
+            (`decoders.unmasking`).
         mask_id: id of the mask token; None takes `model.config.mask_token_id`.
 
     Raises:
@@ -71,7 +70,6 @@ class DiffusionDecoder:
         installed(model)  # refuses what cannot be run
         self.model: Any = model
         self.unmasking = unmasking
-        check_ranking("unmasking", unmasking.ranking)
         if mask_id is None:
             mask_id = getattr(self.model.config, "mask_token_id", None)
         if mask_id is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenburst import ops
 from tokenburst.decoders.common import LateFlag
-from tokenburst.decoders.unmasking import Unmasking
+from tokenburst.decoders.unmasking import Plan, Step, Unmasking
 from tokenburst.models.attention import TokenContext, installed
 
 Callback = Callable[[int, Tensor], None]
@@ -83,90 +83,139 @@ class Chance:
 class DiffusionRun:
     """One call of generate or infill: the state of a batch, all of it on the device."""
 
-    def __init__(self, task: Task, unmasking: Unmasking, chance: Chance) -> None:
-        self.task, self.unmasking = task, unmasking
+    def __init__(self, model: Any, task: Task, unmasking: Unmasking, chance: Chance) -> None:
+        self.model, self.task, self.needs = model, task, unmasking.needs
         device = task.x.device
         batch, self.n_blocks, width = task.places.shape
         self.limit = self.n_blocks * unmasking.most_steps(task.n_masks, self.n_blocks)
         self.row = torch.arange(batch, device=device)
+        self.numbers = torch.arange(self.n_blocks, device=device)
         self.n_masks = (task.places >= 0).sum(2)
+        holds = self.n_masks > 0
         # Blocks finished so far; a row without masks has nothing to do.
-        self.block = torch.where(self.n_masks.sum(1) > 0, 0, self.n_blocks)
+        self.block = torch.where(holds.any(1), holds.int().argmax(1), self.n_blocks)
+        self.blocks = holds.sum(1).clamp(min=1)
+        self.skips = self.needs.sequence or not bool(holds.all())
         self.step = torch.zeros_like(self.block)  # spent in the current block
         self.spent = torch.zeros_like(self.n_masks)
         self.tokens = torch.zeros(batch, dtype=torch.int32, device=device)
         self.stuck = torch.zeros(batch, dtype=torch.bool, device=device)
         self.forwards = 0
 
-        self.number = torch.arange(batch * width, device=device)
-        self.rng = torch.zeros(batch, width, 4, dtype=torch.int64, device=device)
+        rows = width * (self.n_blocks if self.needs.sequence else 1)
+        self.number = torch.arange(batch * rows, device=device)
+        self.rng = torch.zeros(batch, rows, 4, dtype=torch.int64, device=device)
         self.rng[:, :, 0] = chance.seed
         self.rng[:, :, 1] = chance.names(self.row)[:, None]
         self.heat: Tensor | None = None
         if chance.temperature > 0:
             heat = float(chance.temperature)
-            self.heat = torch.full((batch * width,), heat, dtype=torch.float32, device=device)
+            self.heat = torch.full((batch * rows,), heat, dtype=torch.float32, device=device)
         self.suppress = torch.tensor([task.mask_id], device=device)
         self.context = TokenContext(
             kv_len=torch.zeros_like(task.lengths), n_nodes=task.lengths, causal=False
         )
         self.position_ids = torch.arange(task.x.shape[1], device=device)[None]
+        vocab_size = model.get_output_embeddings().weight.shape[0]
+        plan = Plan(task.x, task.places, self.blocks, task.mask_id, vocab_size, model)
+        self.process = unmasking.begin(plan)
 
-    def advance(self, model: Any) -> Tensor:
-        """One step of every row that is not done; returns the tokens committed in each row."""
-        task, x = self.task, self.task.x
-        active = self.block < self.n_blocks
-        here = self.block.clamp(max=self.n_blocks - 1)
-        position = task.places[self.row, here].where(active[:, None], -1)
-        inside = position.clamp(min=0)
-        undecided = (x.gather(1, inside) == task.mask_id) & (position >= 0)
-        hidden = model.base_model(
-            input_ids=x,
+    def forward(self, position: Tensor) -> Tensor:
+        """Last hidden states [B, R, D] at positions [B, R], of the sequences as they are."""
+        hidden = self.model.base_model(
+            input_ids=self.task.x,
             position_ids=self.position_ids,
             use_cache=False,
             token_context=self.context,
         ).last_hidden_state
-        needed = hidden[self.row[:, None], inside].flatten(0, 1)
+        return hidden[self.row[:, None], position]
+
+    def advance(self) -> Tensor:
+        """One step of every row that is not done; returns the tokens committed in each row."""
+        task, x = self.task, self.task.x
+        active = self.block < self.n_blocks
+        here = self.block.clamp(max=self.n_blocks - 1)
+        if self.needs.sequence:
+            position = task.places.flatten(1)
+            current = (self.numbers == here[:, None]).repeat_interleave(task.places.shape[2], 1)
+        else:
+            position = task.places[self.row, here]
+            current = torch.ones_like(position, dtype=torch.bool)
+        position = position.where(active[:, None], -1)
+        inside = position.clamp(min=0)
+        masked = (x.gather(1, inside) == task.mask_id) & (position >= 0)
+        hidden = self.forward(inside)
         self.forwards += 1
 
         self.rng[:, :, 2], self.rng[:, :, 3] = self.step[:, None], position
-        stats = ops.vocab_stats(
-            model.get_output_embeddings()(needed),
-            rows=self.number.where(undecided.flatten(), -1),
-            suppress=self.suppress,
-            temperature=self.heat,
-            rng=None if self.heat is None else self.rng.flatten(0, 1),
+        seen = position >= 0 if self.needs.decided else masked
+        stats, logits_at = self._score(hidden, seen)
+        step = Step(
+            x=x,
+            position=position,
+            masked=masked,
+            current=current,
+            active=active,
+            stats=stats,
+            step=self.step,
+            n_masks=self.n_masks[self.row, here],
+            block=here,
+            n_blocks=self.blocks,
+            rng=self.rng[:, 0, :3],
+            mask_id=task.mask_id,
+            logits_at=logits_at,
+            hidden=hidden if self.needs.hidden else None,
         )
-        chosen = ops.unmask_select_(
-            x,
-            position,
-            stats.token.view_as(position),
-            task.mask_id,
-            **self._ranks(stats),
-            **self.unmasking.rules(self.step, self.n_masks[self.row, here], self.n_blocks),
-        )
+        chosen = self.process.select(step)
 
         self.spent[self.row, here] += active
         self.tokens += chosen.n_committed
         done = active & (chosen.n_left == 0)
-        self.stuck |= active & ~done & (chosen.n_committed == 0)
-        self.step = torch.where(done, 0, self.step + 1)
-        self.block = self.block + done
         leaves = self.stuck
+        if not self.needs.pauses:
+            leaves = leaves | (active & ~done & (chosen.n_committed == 0))
+            self.stuck = leaves
         if task.eos is not None:
-            ends = torch.isin(x.gather(1, inside), task.eos) & (position >= 0)
+            ends = torch.isin(x.gather(1, inside), task.eos) & (position >= 0) & current
             leaves = leaves | (done & ends.any(1))
-        self.block = torch.where(leaves, self.n_blocks, self.block)
+        self.step = torch.where(done, 0, self.step + 1)
+        self.block = torch.where(leaves, self.n_blocks, self._next(done))
         return chosen.n_committed
 
-    def _ranks(self, stats: ops.VocabStats) -> dict[str, Any]:
-        ranking = self.unmasking.ranking
-        if ranking == "random":
-            return {"rng": self.rng[:, 0, :3]}
-        score = getattr(stats, ranking).view(self.rng.shape[:2])
-        return {"score": score, "lowest_first": ranking == "entropy"}
+    def _score(
+        self, hidden: Tensor, seen: Tensor
+    ) -> tuple[ops.VocabStats, Callable[[Tensor], Tensor]]:
+        """Statistics [B, R] of the rows that are seen, and a look at single logits."""
+        shape = seen.shape
+        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1))
+        stats = ops.vocab_stats(
+            logits,
+            self.needs.k,
+            rows=self.number.where(seen.flatten(), -1),
+            suppress=self.suppress,
+            temperature=self.heat,
+            rng=None if self.heat is None else self.rng.flatten(0, 1),
+        )
 
-    def run(self, model: torch.nn.Module, callback: Callback | None, progress: bool) -> None:
+        def logits_at(ids: Tensor) -> Tensor:
+            found = logits.view(*shape, -1).gather(2, ids.clamp(min=0))
+            return found.float().where(ids >= 0, -torch.inf)
+
+        return ops.VocabStats(*(t.unflatten(0, shape) for t in stats)), logits_at
+
+    def _next(self, done: Tensor) -> Tensor:
+        """Where each row goes on: done ones at the next block that holds a mask."""
+        block = self.block + done
+        if not self.skips:
+            return block
+        places = self.task.places
+        found = self.task.x.gather(1, places.clamp(min=0).flatten(1)).view_as(places)
+        masks = ((found == self.task.mask_id) & (places >= 0)).any(2)
+        ahead = masks & (self.numbers >= block[:, None])
+        first = torch.where(ahead.any(1), ahead.int().argmax(1), self.n_blocks)
+        return torch.where(done, first, block)
+
+    def run(self, callback: Callback | None, progress: bool) -> None:
         """All steps.
 
         Raises:
@@ -175,9 +224,9 @@ class DiffusionRun:
         finished = LateFlag(self.task.x.device)
         limit = self.limit if len(self.row) else 0
         total = int(self.n_masks.sum()) if progress else 0
-        with torch.inference_mode(), installed(model), _bar(progress, total) as show:
+        with torch.inference_mode(), installed(self.model), _bar(progress, total) as show:
             while self.forwards < limit:
-                committed = self.advance(model)
+                committed = self.advance()
                 if progress:
                     show(int(committed.sum()))
                 if callback is not None:
@@ -185,7 +234,7 @@ class DiffusionRun:
                         callback(self.forwards, self.task.layout(self.task.x))
                 if finished((self.block >= self.n_blocks).all()):
                     break
-        self.stuck |= self.block < self.n_blocks
+        self.stuck = self.stuck | (self.block < self.n_blocks)
         if bool(self.stuck.any()):
             raise RuntimeError(
                 "generate: no token could be chosen for some mask of rows "
@@ -204,8 +253,8 @@ def run(
 ) -> tuple[Tensor, DiffusionStats]:
     """Fill the masks of `task`; returns the sequences as the caller sees them, and the stats."""
     began = time.perf_counter()
-    state = DiffusionRun(task, unmasking, chance)
-    state.run(model, callback, progress)
+    state = DiffusionRun(model, task, unmasking, chance)
+    state.run(callback, progress)
     sequences, new_tokens = task.layout(task.x), state.tokens.tolist()
     seconds = time.perf_counter() - began  # after tolist, which waits for a GPU
     return sequences, DiffusionStats(state.forwards, new_tokens, state.spent.tolist(), seconds)
