@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from tokenburst.decoders.caches import CachePolicy
 from tokenburst.decoders.common import ROW_GROUP, check_ids, end_tokens, pack_prompts, whole
 from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, Task, run
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
+from tokenburst.decoders.scoring import Scorer
 from tokenburst.decoders.unmasking import (
     LowConfidence,
     Threshold,
@@ -41,15 +43,17 @@ class DiffusionOutput:
 class DiffusionDecoder:
     """Generates with a masked diffusion language model, many tokens per forward.
 
-    Row i of the model's output predicts position i (LLaDA; no shift).
-
     Args:
         model: a stock transformers causal LM of an architecture in `models.attention.SUPPORTED`,
             trained to fill masks. Its attention is replaced by ours, without a causal mask, while
             it generates.
         unmasking: which proposals to believe: `Threshold`, `LowConfidence`, or any other policy
             (`decoders.unmasking`).
+        cache: which keys and values a step computes anew: None = all of them, or an object of
+            `decoders.caches`.
         mask_id: id of the mask token; None takes `model.config.mask_token_id`.
+        shifted: row i of the model's output predicts position i + 1 (Dream), not i (LLaDA); None
+            takes `model.config.shifted`, and without it, False.
 
     Raises:
         ValueError: an unsupported architecture, or no mask id.
@@ -65,7 +69,9 @@ class DiffusionDecoder:
         model: torch.nn.Module,
         unmasking: Unmasking = Threshold(0.9),  # noqa: B008 (frozen)
         *,
+        cache: CachePolicy | None = None,
         mask_id: int | None = None,
+        shifted: bool | None = None,
     ) -> None:
         installed(model)  # refuses what cannot be run
         self.model: Any = model
@@ -84,6 +90,9 @@ class DiffusionDecoder:
                 f"got {mask_id}"
             )
         self.mask_id = int(mask_id)
+        config = self.model.config
+        self.shifted = bool(getattr(config, "shifted", False) if shifted is None else shifted)
+        self.cache = cache
 
     def generate(
         self,
@@ -171,7 +180,7 @@ class DiffusionDecoder:
             eos=eos,
         )
         chance = Chance(temperature, seed, sequence_ids)
-        return DiffusionOutput(*run(self.model, task, self.unmasking, chance, callback, progress))
+        return self._run(task, chance, callback, progress)
 
     def infill(
         self,
@@ -224,7 +233,23 @@ class DiffusionDecoder:
 
         task = Task(x, lengths, places, n_masks, layout, self.mask_id, eos=None)
         chance = Chance(temperature, seed, sequence_ids)
-        return DiffusionOutput(*run(self.model, task, self.unmasking, chance, callback, progress))
+        return self._run(task, chance, callback, progress)
+
+    def _run(
+        self, task: Task, chance: Chance, callback: Callback | None, progress: bool
+    ) -> DiffusionOutput:
+        scorer = Scorer(
+            self.model,
+            task.lengths,
+            task.x.shape[1],
+            self.cache,
+            mask_id=self.mask_id,
+            shift=int(self.shifted),
+            block_length=task.block_length,
+        )
+        return DiffusionOutput(
+            *run(self.model, task, self.unmasking, chance, scorer, callback, progress)
+        )
 
     def _prompts(
         self, input_ids: Tensor, attention_mask: Tensor | None

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from tokenburst import ops
 from tokenburst.decoders.common import LateFlag
+from tokenburst.decoders.scoring import Scorer
 from tokenburst.decoders.unmasking import Plan, Step, Unmasking
-from tokenburst.models.attention import TokenContext, installed
+from tokenburst.models.attention import installed
 
 Callback = Callable[[int, Tensor], None]
 
@@ -49,6 +50,7 @@ class Task:
     layout: Callable[[Tensor], Tensor]  # x as the caller sees it
     mask_id: int
     eos: Tensor | None  # [E] int64
+    block_length: int | None = None  # of a block-causal model
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,11 @@ class Chance:
 class DiffusionRun:
     """One call of generate or infill: the state of a batch, all of it on the device."""
 
-    def __init__(self, model: Any, task: Task, unmasking: Unmasking, chance: Chance) -> None:
+    def __init__(
+        self, model: Any, task: Task, unmasking: Unmasking, chance: Chance, scorer: Scorer
+    ) -> None:
         self.model, self.task, self.needs = model, task, unmasking.needs
+        self.scorer = scorer
         device = task.x.device
         batch, self.n_blocks, width = task.places.shape
         self.limit = self.n_blocks * unmasking.most_steps(task.n_masks, self.n_blocks)
@@ -112,48 +117,49 @@ class DiffusionRun:
             heat = float(chance.temperature)
             self.heat = torch.full((batch * rows,), heat, dtype=torch.float32, device=device)
         self.suppress = torch.tensor([task.mask_id], device=device)
-        self.context = TokenContext(
-            kv_len=torch.zeros_like(task.lengths), n_nodes=task.lengths, causal=False
-        )
-        self.position_ids = torch.arange(task.x.shape[1], device=device)[None]
         vocab_size = model.get_output_embeddings().weight.shape[0]
         plan = Plan(task.x, task.places, self.blocks, task.mask_id, vocab_size, model)
         self.process = unmasking.begin(plan)
+        self.bounds = block_bounds(task)
+        self.look()
 
-    def forward(self, position: Tensor) -> Tensor:
-        """Last hidden states [B, R, D] at positions [B, R], of the sequences as they are."""
-        hidden = self.model.base_model(
-            input_ids=self.task.x,
-            position_ids=self.position_ids,
-            use_cache=False,
-            token_context=self.context,
-        ).last_hidden_state
-        return hidden[self.row[:, None], position]
-
-    def advance(self) -> Tensor:
-        """One step of every row that is not done; returns the tokens committed in each row."""
+    def look(self) -> None:
+        """Where each row stands, and with that what its next forward computes."""
         task, x = self.task, self.task.x
-        active = self.block < self.n_blocks
-        here = self.block.clamp(max=self.n_blocks - 1)
+        self.active = self.block < self.n_blocks
+        self.here = self.block.clamp(max=self.n_blocks - 1)
         if self.needs.sequence:
             position = task.places.flatten(1)
-            current = (self.numbers == here[:, None]).repeat_interleave(task.places.shape[2], 1)
+            here = self.numbers == self.here[:, None]
+            self.current = here.repeat_interleave(task.places.shape[2], 1)
         else:
-            position = task.places[self.row, here]
-            current = torch.ones_like(position, dtype=torch.bool)
-        position = position.where(active[:, None], -1)
-        inside = position.clamp(min=0)
-        masked = (x.gather(1, inside) == task.mask_id) & (position >= 0)
-        hidden = self.forward(inside)
+            position = task.places[self.row, self.here]
+            self.current = torch.ones_like(position, dtype=torch.bool)
+        self.position = position.where(self.active[:, None], -1)
+        found = x.gather(1, self.position.clamp(min=0))
+        self.masked = (found == task.mask_id) & (self.position >= 0)
+        self.seen = self.position >= 0 if self.needs.decided else self.masked
+        bounds = self.bounds[self.row, self.here]
+        wanted = self.position.where(self.seen, -1)
+        self.scorer.plan(x, wanted, bounds, self.step, self.active)
+
+    def advance(self, width: int) -> Tensor:
+        """One step of every row that is not done; returns the tokens committed in each row.
+
+        Args:
+            width: what the scorer answered since the last `look`.
+        """
+        task, x = self.task, self.task.x
+        active, here, position, current = self.active, self.here, self.position, self.current
+        hidden = self.scorer.forward(self.model, x, width)
         self.forwards += 1
 
         self.rng[:, :, 2], self.rng[:, :, 3] = self.step[:, None], position
-        seen = position >= 0 if self.needs.decided else masked
-        stats, logits_at = self._score(hidden, seen)
+        stats, logits_at = self._score(hidden, self.seen)
         step = Step(
             x=x,
             position=position,
-            masked=masked,
+            masked=self.masked,
             current=current,
             active=active,
             stats=stats,
@@ -176,10 +182,11 @@ class DiffusionRun:
             leaves = leaves | (active & ~done & (chosen.n_committed == 0))
             self.stuck = leaves
         if task.eos is not None:
-            ends = torch.isin(x.gather(1, inside), task.eos) & (position >= 0) & current
-            leaves = leaves | (done & ends.any(1))
+            ends = torch.isin(x.gather(1, position.clamp(min=0)), task.eos)
+            leaves = leaves | (done & (ends & (position >= 0) & current).any(1))
         self.step = torch.where(done, 0, self.step + 1)
         self.block = torch.where(leaves, self.n_blocks, self._next(done))
+        self.look()
         return chosen.n_committed
 
     def _score(
@@ -225,8 +232,8 @@ class DiffusionRun:
         limit = self.limit if len(self.row) else 0
         total = int(self.n_masks.sum()) if progress else 0
         with torch.inference_mode(), installed(self.model), _bar(progress, total) as show:
-            while self.forwards < limit:
-                committed = self.advance()
+            while self.forwards < limit and (width := self.scorer.width()):
+                committed = self.advance(width)
                 if progress:
                     show(int(committed.sum()))
                 if callback is not None:
@@ -243,17 +250,29 @@ class DiffusionRun:
             )
 
 
+def block_bounds(task: Task) -> Tensor:
+    """[B, blocks, 3] int64: begin of the block before, begin, end (see `Scorer.plan`)."""
+    begin = task.places.where(task.places >= 0, task.x.shape[1]).amin(2)
+    end = task.places.amax(2) + 1
+    if task.block_length is not None:
+        begin = begin // task.block_length * task.block_length
+        end = -(-end // task.block_length) * task.block_length
+    before = torch.nn.functional.pad(begin[:, :-1], (1, 0))
+    return torch.stack([before, begin, end], 2)
+
+
 def run(
     model: torch.nn.Module,
     task: Task,
     unmasking: Unmasking,
     chance: Chance,
+    scorer: Scorer,
     callback: Callback | None,
     progress: bool,
 ) -> tuple[Tensor, DiffusionStats]:
     """Fill the masks of `task`; returns the sequences as the caller sees them, and the stats."""
     began = time.perf_counter()
-    state = DiffusionRun(model, task, unmasking, chance)
+    state = DiffusionRun(model, task, unmasking, chance, scorer)
     state.run(callback, progress)
     sequences, new_tokens = task.layout(task.x), state.tokens.tolist()
     seconds = time.perf_counter() - began  # after tolist, which waits for a GPU

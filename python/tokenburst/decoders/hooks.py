@@ -39,6 +39,7 @@ def refuse_unknown(hook: str, given: dict) -> None:
     own = {
         "position_ids",
         "past_key_values",
+        "cache",
         "use_cache",
         "logits_to_keep",
         "streamer",

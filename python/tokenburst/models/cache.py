@@ -81,3 +81,28 @@ class TreeCache(Cache):
         offset = torch.arange(n_tokens, device=self.device)
         rows = (self.kv_len[:, None] + offset).clamp_(max=self.length - 1)
         self.rows = (self._first_row + rows).view(-1)
+
+
+class RowCache(TreeCache):
+    """KV of all layers whose rows are positions: a token is written where it stands.
+
+    Args:
+        config: of a Llama-like model.
+        batch: number of sequences.
+        length: positions per sequence; row `length` takes what belongs nowhere.
+        dtype, device: of the model.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        batch: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        super().__init__(config, batch, length + 1, dtype, device)
+
+    def place_at(self, positions: Tensor) -> None:
+        """The next forward brings tokens of these positions, [B, N] int64 in 0 .. length."""
+        self.rows = (self._first_row + positions).view(-1)

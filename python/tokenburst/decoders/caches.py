@@ -1,0 +1,165 @@
+"""KV caches of diffusion decoding: which positions a step computes, the others stay as they were.
+
+A bidirectional model changes the keys and values of every token whenever any token changes, so a
+cache is an approximation, and its whole definition is the set of positions that each forward
+recomputes. In the first forward of a row that is all of them.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tokenburst.decoders.unmasking.policy import check_count
+
+__all__ = [
+    "BlockCausalCache",
+    "CachePolicy",
+    "DelayedCache",
+    "DualCache",
+    "FreeCache",
+    "Moment",
+    "PrefixCache",
+]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where each of B rows stands before a forward; everything broadcasts to [B, L]."""
+
+    place: Tensor  # [1, L] int64, 0 .. L - 1
+    begin: Tensor  # [B, 1] int64, first position of the current block
+    end: Tensor  # [B, 1] int64, position after its last one
+    before: Tensor  # [B, 1] int64, first position of the block before it; 0 at the first block
+    step: Tensor  # [B, 1] int64, forwards already spent in the block
+    first: Tensor  # [B, 1] bool: the row has had no forward yet
+    masked: Tensor  # [B, L] bool: was a mask in the forward before; all True at the first
+
+
+class CachePolicy(Protocol):
+    """What a cache must offer."""
+
+    def feed(self, moment: Moment) -> Tensor:
+        """[B, L] bool, positions to compute now. The rows that predict are added to them."""
+
+
+def _check_refresh(name: str, refresh: int | None) -> None:
+    if refresh is not None:
+        check_count(f"{name}: refresh", refresh)
+
+
+def _whole(step: Tensor, warmup: int, refresh: int | None) -> Tensor:
+    """[B, 1] bool: steps that compute everything."""
+    full = step < warmup
+    return full if refresh is None else full | (step % refresh == 0)
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keeps what stands before the current block; the block and all after it are computed.
+
+    Everything is computed once at the start of each block.
+
+    Args:
+        refresh: compute everything in every so-manieth step of a block, too; 1 caches nothing.
+
+    Source: Wu et al., Fast-dLLM, arXiv 2505.22618, section 3.2 (prefix KV cache).
+    """
+
+    refresh: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_refresh("PrefixCache", self.refresh)
+
+    def feed(self, moment: Moment) -> Tensor:
+        return (moment.place >= moment.begin) | _whole(moment.step, 1, self.refresh)
+
+
+@dataclass(frozen=True)
+class DualCache:
+    """Keeps what stands before and after the current block; only the block is computed.
+
+    Everything is computed once at the start of each block.
+
+    Args:
+        vicinity: positions on either side of the block that are computed with it.
+        refresh: compute everything in every so-manieth step of a block, too; 1 caches nothing.
+        warmup: first steps of a block that compute everything.
+
+    Source: Wu et al., Fast-dLLM, arXiv 2505.22618, section 3.2 (DualCache); Ma et al., dInfer,
+        arXiv 2510.08666 (vicinity refresh, warm-up).
+    """
+
+    vicinity: int = 0
+    refresh: int | None = None
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("DualCache: vicinity", self.vicinity, least=0)
+        _check_refresh("DualCache", self.refresh)
+        check_count("DualCache: warmup", self.warmup)
+
+    def feed(self, moment: Moment) -> Tensor:
+        near = moment.place >= moment.begin - self.vicinity
+        near = near & (moment.place < moment.end + self.vicinity)
+        return near | _whole(moment.step, self.warmup, self.refresh)
+
+
+@dataclass(frozen=True)
+class DelayedCache:
+    """Keeps a token once it has been computed as a token: one step after it was decided.
+
+    Masks, and tokens decided in the step before, are computed; the first two steps of a block
+    compute everything.
+
+    Args:
+        refresh: compute everything in every so-manieth step of a block, too; 1 caches nothing.
+
+    Source: Ma et al., dKV-Cache, arXiv 2505.15781, section 3 (dKV-Cache-Decode).
+    """
+
+    refresh: int | None = 8
+
+    def __post_init__(self) -> None:
+        _check_refresh("DelayedCache", self.refresh)
+
+    def feed(self, moment: Moment) -> Tensor:
+        return moment.masked | _whole(moment.step, 2, self.refresh)
+
+
+@dataclass(frozen=True)
+class FreeCache:
+    """Keeps what the current block has passed, as it was then, and never refreshes it.
+
+    Args:
+        window: positions from the start of the block that are computed; None = all to the end.
+
+    Source: Hu et al., FlashDLM, arXiv 2505.21467, section 4 (FreeCache).
+    """
+
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.window is not None:
+            check_count("FreeCache: window", self.window)
+
+    def feed(self, moment: Moment) -> Tensor:
+        active = moment.place >= moment.begin
+        if self.window is not None:
+            active = active & (moment.place < moment.begin + self.window)
+        return active
+
+
+@dataclass(frozen=True)
+class BlockCausalCache:
+    """Exact: a finished block of a block-causal model never changes again.
+
+    The first step of a block also computes the tokens of the block before it, which are final by
+    then; no forward is spent on storing them.
+
+    Source: Cheng et al., SDAR, arXiv 2510.06303 (block-wise autoregression with a KV cache).
+    """
+
+    def feed(self, moment: Moment) -> Tensor:
+        return moment.place >= torch.where(moment.step == 0, moment.before, moment.begin)

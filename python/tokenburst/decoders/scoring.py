@@ -1,0 +1,151 @@
+"""The forward half of a diffusion step: hidden rows for the wanted positions, whatever is cached.
+
+Which positions a forward computes is a boolean mask from the cache policy. All else is common: the
+positions are packed, their keys and values overwrite their own rows of the KV cache, and each of
+them sees every row that the model may see, fresh or not.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenburst.decoders.caches import CachePolicy, Moment
+from tokenburst.decoders.common import whole
+from tokenburst.models.attention import TokenContext
+from tokenburst.models.cache import RowCache
+
+# On a GPU widths come in few sizes, so that a step has few shapes.
+GPU_WIDTH = 32
+
+
+class Scorer:
+    """Runs the model over what a cache policy wants computed.
+
+    `plan` decides on the device, `width` is what the host has to know, `forward` computes:
+
+        scorer.plan(x, wanted, bounds, step, active)
+        width = scorer.width()                     # between steps: the only number read
+        hidden = scorer.forward(model, x, width)   # [B, W, hidden], row w predicts wanted[:, w]
+
+    Args:
+        lengths: [B] int32, tokens and masks of each row.
+        length: positions of x.
+        cache: None computes everything in every step.
+        mask_id: the mask token.
+        shift: 1 where the model's row i predicts position i + 1 (Dream), else 0.
+        block_length: of a block-causal model, None where everything sees everything.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        lengths: Tensor,
+        length: int,
+        cache: CachePolicy | None,
+        *,
+        mask_id: int,
+        shift: int = 0,
+        block_length: int | None = None,
+    ) -> None:
+        device, batch = lengths.device, len(lengths)
+        self.cache, self.mask_id, self.shift, self.block_length = (
+            cache,
+            mask_id,
+            shift,
+            block_length,
+        )
+        self.lengths, self.length = lengths, length
+        self.place = torch.arange(length, device=device)[None]
+        self.row = torch.arange(batch, device=device)[:, None]
+        self.fed = self.place  # [B or 1, L] positions to compute, packed to the front
+        self.count = lengths  # [B] int32, how many of them
+        self.visible = lengths  # [B] int32, rows that are seen
+        self.slot = self.place  # [B, W] where the rows of the wanted positions end up
+        if cache is not None:
+            self.kv = RowCache(model.config, batch, length, model.dtype, device)
+            self.fresh = torch.ones(batch, 1, dtype=torch.bool, device=device)
+            self.masked = torch.ones(batch, length, dtype=torch.bool, device=device)
+
+    def plan(self, x: Tensor, wanted: Tensor, bounds: Tensor, step: Tensor, active: Tensor) -> None:
+        """Fix what the next forward computes.
+
+        Args:
+            x: [B, L] int64 tokens and masks.
+            wanted: [B, W] int64 positions to be predicted, -1 = none.
+            bounds: [B, 3] int64: first position of the block before each row's current one, of the
+                current one, and the position after it.
+            step: [B] steps it has spent there.
+            active: [B] bool, rows that are not done.
+        """
+        source = (wanted - self.shift).clamp(min=0)
+        before, begin, end = bounds.unsqueeze(2).unbind(1)
+        if self.block_length is not None:
+            self.visible = end[:, 0].to(torch.int32)
+        if self.cache is None:
+            self.count, self.slot = self.visible, source
+            return
+        moment = Moment(
+            place=self.place,
+            begin=begin,
+            end=end,
+            before=before,
+            step=step[:, None],
+            first=self.fresh,
+            masked=self.masked,
+        )
+        feed = self.cache.feed(moment) | self.fresh
+        feed = torch.nn.functional.pad(feed, (0, 1))
+        feed = feed.scatter(1, source.where(wanted >= 0, self.length), True)[:, :-1]
+        feed = feed & (self.place < self.visible[:, None]) & active[:, None]
+        self.fed = (~feed).to(torch.int8).argsort(dim=1, stable=True)
+        self.count = feed.sum(1, dtype=torch.int32)
+        rank = feed.cumsum(1) - 1
+        self.slot = rank.gather(1, source).clamp(min=0)
+        self.masked = torch.where(active[:, None], x == self.mask_id, self.masked)
+        self.fresh = self.fresh & ~active[:, None]
+
+    def width(self) -> int:
+        """Positions per row of the next forward; 0 where no row has anything to compute."""
+        if self.cache is None:
+            return self.length
+        most = int(self.count.max()) if len(self.count) else 0
+        width = (
+            whole(most) if self.count.device.type == "cpu" else -(-most // GPU_WIDTH) * GPU_WIDTH
+        )
+        return min(width, self.length)
+
+    def forward(self, model: Any, x: Tensor, width: int) -> Tensor:
+        """Hidden rows [B, W, hidden] from which the wanted positions are predicted."""
+        fed, options = self.fed[:, :width], {}
+        if self.cache is not None:
+            live = self.place[:, :width] < self.count[:, None]
+            x = x.gather(1, fed).where(live, 0)
+            self.kv.place_at(fed.where(live, self.length))
+            options = {"past_key_values": self.kv}
+        hidden = model.base_model(
+            input_ids=x,
+            position_ids=fed,
+            use_cache=self.cache is not None,
+            token_context=TokenContext(
+                kv_len=self.visible - self.count,
+                n_nodes=self.count,
+                ancestors=self._ancestors(fed, width),
+                causal=False,
+            ),
+            **options,
+        ).last_hidden_state
+        return hidden[self.row, self.slot]
+
+    def _ancestors(self, fed: Tensor, width: int) -> Tensor | None:
+        """Who sees whom where a forward spans several blocks of a block-causal model."""
+        if self.block_length is None or (self.cache is not None and width <= self.block_length):
+            return None
+        block = (fed // self.block_length).expand(len(self.count), -1)
+        return bitmask(block[:, None, :] <= block[:, :, None])
+
+
+def bitmask(seen: Tensor) -> Tensor:
+    """[..., N] bool as [..., ceil(N / 32)] int32 words."""
+    bits = torch.nn.functional.pad(seen, (0, -seen.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    return (bits.to(torch.int64) << torch.arange(32, device=seen.device)).sum(-1).to(torch.int32)
