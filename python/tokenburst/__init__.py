@@ -2,6 +2,14 @@
 
 from tokenburst import ops
 from tokenburst._native import __version__, build_info
+from tokenburst.decoders.caches import (
+    BlockCausalCache,
+    CachePolicy,
+    DelayedCache,
+    DualCache,
+    FreeCache,
+    PrefixCache,
+)
 from tokenburst.decoders.diffusion import (
     DiffusionDecoder,
     DiffusionOutput,
@@ -12,16 +20,23 @@ from tokenburst.decoders.recycling import TokenRecycling
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
 from tokenburst.decoders.unmasking import LowConfidence, Threshold, Unmasking
-from tokenburst.models.diffusion import load_diffusion
+from tokenburst.models.diffusion import load_diffusion, load_tokenizer
+from tokenburst.models.layouts import ntk_scale
 from tokenburst.patterns import BlockPattern
 
 __all__ = [
     "TEMPLATES",
+    "BlockCausalCache",
     "BlockPattern",
+    "CachePolicy",
+    "DelayedCache",
     "DiffusionDecoder",
     "DiffusionOutput",
     "DiffusionStats",
+    "DualCache",
+    "FreeCache",
     "LowConfidence",
+    "PrefixCache",
     "Threshold",
     "TokenRecycling",
     "TreeDecoder",
@@ -33,6 +48,8 @@ __all__ = [
     "build_info",
     "diffusion_generate",
     "load_diffusion",
+    "load_tokenizer",
+    "ntk_scale",
     "ops",
     "token_recycling",
 ]
