@@ -7,10 +7,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenburst import ops
+from tokenburst.decoders.autotree import SIZES
+from tokenburst.decoders.drafting import (
+    ChooseTree,
+    DeviceTree,
+    Draft,
+    Drafter,
+    DraftState,
+    Observation,
+)
 from tokenburst.decoders.templates import TreeTemplate, template
 
 
-class TokenRecycling:
+class TokenRecycling(Drafter):
     """An adjacency matrix of recycled candidates, kept over requests.
 
     Row t holds the target's latest top candidates after token t. Drafting follows the tree from the
@@ -39,6 +48,14 @@ class TokenRecycling:
         self.prefill = prefill
         self.adjacency: Tensor | None = None  # [V, K] int32, -1 = not seen yet
 
+    @property
+    def most_nodes(self) -> int:
+        return self.tree.nodes if isinstance(self.tree, TreeTemplate) else max(SIZES)
+
+    @property
+    def most_depth(self) -> int:
+        return max(self.tree.depth) if isinstance(self.tree, TreeTemplate) else max(SIZES) - 1
+
     def bind(self, vocab_size: int, device: torch.device) -> None:
         """Make the matrix on first use; ValueError if it belongs to another vocabulary."""
         if self.adjacency is None:
@@ -51,13 +68,30 @@ class TokenRecycling:
             )
         self.adjacency = self.adjacency.to(device)
 
-    def draft(self, root: Tensor, parent: Tensor, rank: Tensor) -> Tensor:
-        """Tokens [B, N] int64 of the tree below `root` [B]; -1 where nothing is known."""
-        return ops.recycle_draft(self.adjacency, root, parent, rank)
+    def begin(self, state: DraftState, choose_tree: ChooseTree) -> None:
+        """Makes the tree of the batch."""
+        shape = self.tree
+        if not isinstance(shape, TreeTemplate):
+            shape = choose_tree(self.candidates)
+        batch, device = len(state.root), state.root.device
+        self._tree = DeviceTree.from_template(shape, batch, device)
+        # Padding repeats the first candidate of the root; it counts as no node.
+        rank = shape.rank + (0,) * (self._tree.nodes - shape.nodes)
+        self._rank = torch.tensor(rank, dtype=torch.int32, device=device)
+        self._parent = self._tree.parents[0]
 
-    def observe(self, tokens: Tensor, ids: Tensor, n_nodes: Tensor) -> None:
-        """Learn the target's top candidates `ids` [B, N, K] after `tokens` [B, N]."""
-        ops.recycle_update_(self.adjacency, tokens, ids, n_nodes=n_nodes)
+    def draft(self, state: DraftState) -> Draft:
+        """The matrix read along the tree; -1 where nothing is known."""
+        tokens = ops.recycle_draft(self.adjacency, state.root, self._parent, self._rank)
+        return Draft(tokens, self._tree)
+
+    def observe(self, state: DraftState, seen: Observation) -> None:
+        """Every scored node writes the row of its token."""
+        ops.recycle_update_(self.adjacency, seen.tokens, seen.ids, n_nodes=seen.count)
+
+    def keep(self, rows: Tensor) -> None:
+        """The matrix is shared by all rows and stays."""
+        self._tree = self._tree.keep(rows)
 
     def save(self, path: str | Path) -> None:
         """Write the matrix to a safetensors file; ValueError before first use."""

@@ -10,10 +10,13 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tokenburst.decoders.autotree import TreeSizer
-from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
+from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts, whole
+from tokenburst.decoders.drafting import Drafter
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
+from tokenburst.decoders.plain import PlainDrafter
 from tokenburst.decoders.recycling import TokenRecycling
 from tokenburst.decoders.treerun import TreeRun, TreeStats
+from tokenburst.decoders.treetext import TreeText
 from tokenburst.models.attention import installed
 
 
@@ -37,9 +40,9 @@ class TreeDecoder:
         ValueError: a model of no supported architecture.
     """
 
-    def __init__(self, model: torch.nn.Module, drafter: TokenRecycling | None = None) -> None:
+    def __init__(self, model: torch.nn.Module, drafter: Drafter | None = None) -> None:
         self._installed = installed(model)
-        self.model, self.drafter = model, drafter
+        self.model, self.drafter = model, drafter or PlainDrafter()
         self._sizer = TreeSizer()
 
     def generate(
@@ -84,19 +87,12 @@ class TreeDecoder:
         prompt, lengths = pack_prompts(given, attention_mask)
         if len(given) == 0 or max_new_tokens == 0:
             return TreeOutput(sequences=given, stats=TreeStats(0, [0] * len(given), 1, [], 0.0, {}))
-        if self.drafter is not None:
-            self.drafter.bind(vocab_size, model.device)
+        self.drafter.bind(vocab_size, model.device)
         with torch.inference_mode(), self._installed:
-            run = TreeRun(
-                self.model,
-                self.drafter,
-                self._sizer,
-                prompt,
-                lengths,
-                max_new_tokens,
-                eos,
-                cache_length,
-            )
+            limit = torch.full_like(lengths, max_new_tokens)
+            widest = whole(self.drafter.most_nodes)
+            text = TreeText(prompt, lengths, limit, max_new_tokens, eos, widest)
+            run = TreeRun(self.model, self.drafter, self._sizer, text, cache_length)
             new_tokens, counts, stats = run.decode(callback)
         # Outside inference mode from here, so that the result is an ordinary tensor.
         new_tokens = new_tokens[:, : int(counts.max())]
