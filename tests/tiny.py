@@ -3,17 +3,31 @@
 from functools import cache
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-FAMILIES = ("llama", "qwen2", "qwen3")
+CONFIGS = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+FAMILIES = tuple(CONFIGS)
 VOCAB = 64
 
 
 @cache
-def tiny_model(family: str, dtype: torch.dtype, is_causal: bool = True) -> torch.nn.Module:
-    """A random model of a stock class: GQA, 3 layers, head dim 16, a vocabulary of 64."""
-    make = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
-    config = make(
+def tiny_model(
+    family: str, dtype: torch.dtype, is_causal: bool = True, window: int | None = None
+) -> torch.nn.Module:
+    """A random model of a stock class: GQA, 3 layers, head dim 16, a vocabulary of 64.
+
+    With a window, Qwen's middle layer sees everything; all layers of Mistral slide.
+    """
+    sliding = {"sliding_window": window}
+    if window and family != "mistral":
+        sliding["use_sliding_window"] = True
+        sliding["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = CONFIGS[family](
         vocab_size=VOCAB,
         hidden_size=64,
         intermediate_size=96,
@@ -27,6 +41,7 @@ def tiny_model(family: str, dtype: torch.dtype, is_causal: bool = True) -> torch
         eos_token_id=None,
         bos_token_id=None,
         pad_token_id=None,
+        **(sliding if family != "llama" else {}),
     )
     torch.manual_seed(11)
     return AutoModelForCausalLM.from_config(config).to(dtype).eval()

@@ -32,7 +32,7 @@ void check_lengths(const Check& check, const Ints& kv_len, const Ints& n_nodes, 
 std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                      const Tensor& kv_len, const OptionalTensor& ancestors,
                                      const OptionalTensor& n_nodes, bool causal,
-                                     std::optional<double> scale) {
+                                     std::optional<int64_t> window, std::optional<double> scale) {
   const Check check("attn_tree", q, "q");
   check.floating(q, "q", {any, any, any, any});
   const int64_t batch = q.size(0), heads = q.size(1), nodes = q.size(2), dim = q.size(3);
@@ -53,6 +53,7 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
              "a multiple of the " + std::to_string(kv_heads) + " heads of k_cache", heads);
 
   check.that(capacity < (int64_t{1} << 30), "k_cache", "less than 2^30 rows", capacity);
+  if (window) check.that(*window > 0, "window", "at least 1 key", *window);
 
   const Tensor kv_len_ = packed(kv_len);
   const OptionalTensor ancestors_ = packed(ancestors), n_nodes_ = packed(n_nodes);
@@ -72,6 +73,7 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
       .words = words,
       .dtype = dtype_of(q),
       .causal = causal,
+      .window = window && *window < capacity ? *window : 0,
       .scale = static_cast<float>(scale ? *scale : 1.0 / std::sqrt(static_cast<double>(dim))),
       .q = q.const_data_ptr(),
       .k = k_cache.const_data_ptr(),
@@ -94,7 +96,8 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
 
   OptionalTensor partial;
   if (!check.on_cpu()) {
-    params.splits = attn_tree_splits(capacity, nodes * (heads / kv_heads));
+    const int64_t near = params.window ? 2 * attn_tree_reach(params) + nodes : capacity;
+    params.splits = attn_tree_splits(near < capacity ? near : capacity, nodes * (heads / kv_heads));
     if (params.splits > 1) {
       const int64_t parts = batch * heads * nodes * params.splits;
       partial = empty_like_device(q, {parts * (dim + 2)}, ScalarType::Float);

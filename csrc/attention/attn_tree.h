@@ -9,7 +9,8 @@ namespace tokenburst {
 struct AttnTreeParams {
   int64_t batch, heads, kv_heads, nodes, capacity, dim, words;
   DType dtype;
-  bool causal;  // without ancestors: node i sees nodes j <= i, otherwise all of them
+  bool causal;     // without ancestors: node i sees nodes j <= i, otherwise all of them
+  int64_t window;  // a query at position p sees keys at positions > p - window; 0 = all
   float scale;
   const void* q;  // [batch, heads, nodes, dim]
   const void* k;  // [batch, kv_heads, capacity, dim], node j of sequence b in row kv_len[b] + j
@@ -33,12 +34,19 @@ inline int64_t attn_tree_row_tile(int64_t query_rows) {
   return query_rows <= 16 ? 16 : query_rows <= 32 ? 32 : 64;
 }
 
-// Enough splits, at most 32, to fill a GPU with one sequence of eight KV heads. Never a function of
-// the batch or of lengths, so the same row gives the same bits in any company.
-inline int64_t attn_tree_splits(int64_t capacity, int64_t query_rows) {
+// How far a query looks to either side of its position when there is a window: a window counts the
+// query itself where it looks back only.
+TB_HD int64_t attn_tree_reach(const AttnTreeParams& p) {
+  return p.causal || p.ancestors ? p.window - 1 : p.window;
+}
+
+// Enough splits, at most 32, to fill a GPU with one sequence of eight KV heads; `keys` is the most
+// that a query may see. Never a function of the batch or of lengths, so the same row gives the same
+// bits in any company.
+inline int64_t attn_tree_splits(int64_t keys, int64_t query_rows) {
   const int64_t tile = attn_tree_row_tile(query_rows);
   const int64_t row_tiles = (query_rows + tile - 1) / tile;
-  const int64_t most = row_tiles > 0 ? 32 / row_tiles : 1, useful = capacity / 128;
+  const int64_t most = row_tiles > 0 ? 32 / row_tiles : 1, useful = keys / 128;
   const int64_t splits = most < useful ? most : useful;
   return splits < 1 ? 1 : splits;
 }

@@ -1,8 +1,9 @@
 // The result of a query is a pure function of its row and of its visible keys in path order, bit
 // for bit: a key's packed index is its position on that path, scores are sums over d in order, the
-// online softmax advances in tiles of 64 packed keys, values are added in packed order. Where
-// memory order is path order (prefix, chains, full blocks) tiles serve strips of six queries at
-// once; the last keys of a tree node are gathered and go through the same arithmetic.
+// online softmax advances in tiles of 64 packed keys, values are added in packed order; keys before
+// a window keep their index and are left out. Where memory order is path order (prefix, chains,
+// full blocks) tiles serve strips of six queries at once; the last keys of a tree node are gathered
+// and go through the same arithmetic.
 #include "attention/attn_tree.h"
 #include "common/parallel.h"
 #include "common/simd.h"
@@ -96,16 +97,17 @@ void scores(R, const float* q, const float* packed, int64_t keys, int64_t dim, f
 }
 
 // One row, one tile: scores become weights relative to the new maximum; returns the factor for what
-// was gathered before. Scores from `visible` on are not looked at. A NaN score has weight 0.
-inline float advance(float* s, int64_t visible, float* maximum, float* sum) {
-  const int64_t padded = (visible + 7) / 8 * 8;
-  for (int64_t j = visible; j < padded; ++j) s[j] = -infinity;
+// was gathered before. Scores outside [from, to) are not looked at. A NaN score has weight 0.
+inline float advance(float* s, int64_t from, int64_t to, float* maximum, float* sum) {
+  const int64_t first = from / 8 * 8, padded = (to + 7) / 8 * 8;
+  for (int64_t j = first; j < from; ++j) s[j] = -infinity;
+  for (int64_t j = to; j < padded; ++j) s[j] = -infinity;
   F32x8 top = F32x8::splat(*maximum);
-  for (int64_t j = 0; j < padded; j += 8) top = max(F32x8::load(s + j), top);
+  for (int64_t j = first; j < padded; j += 8) top = max(F32x8::load(s + j), top);
   const float higher = reduce_max(top);
   const F32x8 base = F32x8::splat(higher);
   F32x8 total = F32x8::splat(0.0f);
-  for (int64_t j = 0; j < padded; j += 8) {
+  for (int64_t j = first; j < padded; j += 8) {
     const F32x8 weight = exp_fast(F32x8::load(s + j) - base);
     weight.store(s + j);
     total = total + weight;
@@ -163,7 +165,7 @@ struct Workspace {
   float *q, *o, *maximum, *sum;  // of the item's rows
   float *keys, *values;          // one tile, or all tail tiles of keys for a tree
   float *s, *weight;             // [strip][score_stride], [tile]
-  int64_t* seen;                 // rows of the cache, from 0, that a query sees in memory order
+  int64_t *begin, *end;          // positions that a query sees in memory order
   int32_t* visible;              // tail rows that a node sees, in path order
   int64_t score_stride;
 
@@ -172,8 +174,8 @@ struct Workspace {
     score_stride = tail * tile;
     const int64_t floats = 2 * rows * p.dim + 2 * rows + tail * tile * p.dim + tile * p.dim +
                            strip * score_stride + score_stride;
-    auto* memory = static_cast<float*>(
-        scratch(floats * sizeof(float) + rows * sizeof(int64_t) + score_stride * sizeof(int32_t)));
+    auto* memory = static_cast<float*>(scratch(floats * sizeof(float) + 2 * rows * sizeof(int64_t) +
+                                               score_stride * sizeof(int32_t)));
     const auto take = [&](int64_t n) {
       float* from = memory;
       memory += n;
@@ -187,8 +189,9 @@ struct Workspace {
     o = take(rows * p.dim);
     maximum = take(rows);
     sum = take(rows);
-    seen = reinterpret_cast<int64_t*>(memory);
-    visible = reinterpret_cast<int32_t*>(seen + rows);
+    begin = reinterpret_cast<int64_t*>(memory);
+    end = begin + rows;
+    visible = reinterpret_cast<int32_t*>(end + rows);
   }
 };
 
@@ -229,15 +232,30 @@ class Item {
       }
       w_.maximum[r] = -infinity;
       w_.sum[r] = 0.0f;
-      w_.seen[r] = p_.ancestors ? prefix_ / tile * tile
-                   : p_.causal  ? prefix_ + node(r) + 1
-                                : prefix_ + nodes_;
+      w_.begin[r] = first_position(node(r));
+      w_.end[r] = p_.ancestors ? prefix_ / tile * tile
+                  : p_.causal  ? prefix_ + node(r) + 1
+                               : prefix_ + nodes_;
+      if (p_.window && !p_.ancestors && !p_.causal) {
+        w_.end[r] = clamp(prefix_ + node(r) + p_.window + 1, 0, w_.end[r]);
+      }
     }
   }
 
+  int64_t first_position(int64_t i) const {
+    if (p_.window == 0) return 0;
+    int64_t position = prefix_ + i;
+    if (p_.ancestors) {
+      position = prefix_ - (word(i, i / 32) >> i % 32 & 1);
+      for (int64_t w = 0; w < p_.words; ++w) position += __builtin_popcount(word(i, w));
+    }
+    return clamp(position - attn_tree_reach(p_), 0, position);
+  }
+
   void attend_in_memory_order() {
-    const int64_t end = rows_ > 0 ? w_.seen[rows_ - 1] : 0;
-    for (int64_t start = 0; start < end; start += tile) {
+    const Span all = span(0, rows_, 0);
+    const int64_t end = all.last;
+    for (int64_t start = all.first / tile * tile; start < end; start += tile) {
       const int64_t keys = clamp(end - start, 0, tile);
       pack_keys(k_ + start * p_.k_stride[2], p_.k_stride[2], keys, p_.dim, w_.keys);
       if constexpr (sizeof(T) == sizeof(float)) {
@@ -253,36 +271,66 @@ class Item {
   void attend_tile(int64_t start, const float* values, int64_t stride) {
     for (int64_t r = 0; r < rows_; r += strip) {
       const int64_t count = clamp(rows_ - r, 0, strip);
-      const int64_t least = clamp(w_.seen[r] - start, 0, tile);
-      const int64_t most = clamp(w_.seen[r + count - 1] - start, 0, tile);
-      if (most > 0) {
-        with_rows(count, [&](auto n) { attend_strip(n, r, start, least, most, values, stride); });
+      const Span seen = span(r, count, start);
+      const int64_t most = clamp(seen.last, 0, tile);
+      if (most > clamp(seen.first, 0, tile)) {
+        with_rows(count, [&](auto n) {
+          attend_strip(n, r, start, clamp(seen.all_from, 0, tile), clamp(seen.all_to, 0, tile),
+                       most, values, stride);
+        });
       }
     }
   }
 
+  // Of some rows, relative to `start`: where the first begins and the last ends, and what all see.
+  struct Span {
+    int64_t first, all_from, all_to, last;
+  };
+  Span span(int64_t r, int64_t count, int64_t start) const {
+    if (count == 0) return {0, 0, 0, 0};
+    const int64_t *begin = w_.begin + r, *end = w_.end + r;
+    Span s{begin[0], begin[0], end[0], end[0]};
+    for (int64_t i = 1; i < count; ++i) {
+      s.first = begin[i] < s.first ? begin[i] : s.first;
+      s.all_from = begin[i] > s.all_from ? begin[i] : s.all_from;
+      s.all_to = end[i] < s.all_to ? end[i] : s.all_to;
+      s.last = end[i] > s.last ? end[i] : s.last;
+    }
+    return {s.first - start, s.all_from - start, s.all_to - start, s.last - start};
+  }
+
   template <class R>
-  void attend_strip(R n, int64_t r, int64_t start, int64_t least, int64_t most, const float* values,
-                    int64_t stride) {
+  void attend_strip(R n, int64_t r, int64_t start, int64_t all_from, int64_t all_to, int64_t most,
+                    const float* values, int64_t stride) {
     const int64_t dim = p_.dim;
     float* o = w_.o + r * dim;
     float factor[R::count];
+    int64_t from[R::count], to[R::count];
     scores(n, w_.q + r * dim, w_.keys, most, dim, w_.s, tile);
     for (int i = 0; i < R::count; ++i) {
-      factor[i] = advance(w_.s + i * tile, clamp(w_.seen[r + i] - start, 0, tile),
-                          w_.maximum + r + i, w_.sum + r + i);
+      from[i] = clamp(w_.begin[r + i] - start, 0, tile);
+      to[i] = clamp(w_.end[r + i] - start, from[i], tile);
+      factor[i] = advance(w_.s + i * tile, from[i], to[i], w_.maximum + r + i, w_.sum + r + i);
     }
+    const auto add_diagonal = [&](int i, int64_t begin, int64_t end) {
+      if (begin >= end) return;
+      const float* first = values + begin * stride;
+      add_values<1, 8>(
+          w_.s + i * tile + begin, factor + i, end - begin,
+          [=](int64_t j) { return first + j * stride; }, dim, 0, o + i * dim);
+      factor[i] = 1.0f;
+    };
+    if (all_to < all_from) all_to = all_from;
+    for (int i = 0; i < R::count; ++i) {  // what only some rows of the strip see, before and after
+      add_diagonal(i, from[i], all_from < to[i] ? all_from : to[i]);
+    }
+    const float* common = values + all_from * stride;
     add_values<R::count, R::vectors>(
-        w_.s, factor, least, [=](int64_t j) { return values + j * stride; }, dim, 0, o);
-    const float one = 1.0f;
-    const float* rest = values + least * stride;
-    for (int i = 0; i < R::count; ++i) {  // the diagonal: what only some rows of the strip see
-      const int64_t keys = clamp(w_.seen[r + i] - start, 0, tile) - least;
-      if (keys > 0) {
-        add_values<1, 8>(
-            w_.s + i * tile + least, &one, keys, [=](int64_t j) { return rest + j * stride; }, dim,
-            0, o + i * dim);
-      }
+        w_.s + all_from, factor, all_to - all_from, [=](int64_t j) { return common + j * stride; },
+        dim, 0, o);
+    for (int i = 0; i < R::count; ++i) {
+      factor[i] = 1.0f;
+      add_diagonal(i, from[i] > all_to ? from[i] : all_to, to[i]);
     }
   }
 
@@ -314,22 +362,25 @@ class Item {
           listed = node(r + i);
           count = list_visible(listed, rest);
         }
-        attend_tail(r + i, w_.s + i * w_.score_stride, values, count);
+        attend_tail(r + i, start, w_.s + i * w_.score_stride, values, count);
       }
     }
   }
 
-  void attend_tail(int64_t r, const float* s, const T* values, int64_t count) {
+  void attend_tail(int64_t r, int64_t start, const float* s, const T* values, int64_t count) {
     float* weight = w_.weight;
     const int64_t stride = p_.v_stride[2];
     for (int64_t t = 0; t < count; t += tile) {
       const int64_t keys = clamp(count - t, 0, tile);
+      const int64_t from = clamp(w_.begin[r] - start - t, 0, keys);
+      if (from == keys) continue;
       const int32_t* visible = w_.visible + t;
-      for (int64_t j = 0; j < keys; ++j) weight[j] = s[visible[j]];
-      const float factor = advance(weight, keys, w_.maximum + r, w_.sum + r);
+      for (int64_t j = from; j < keys; ++j) weight[j] = s[visible[j]];
+      const float factor = advance(weight, from, keys, w_.maximum + r, w_.sum + r);
+      visible += from;
       add_values<1, 8>(
-          weight, &factor, keys, [=](int64_t j) { return values + visible[j] * stride; }, p_.dim, 0,
-          w_.o + r * p_.dim);
+          weight + from, &factor, keys - from,
+          [=](int64_t j) { return values + visible[j] * stride; }, p_.dim, 0, w_.o + r * p_.dim);
     }
   }
 
@@ -381,6 +432,7 @@ void attend(const AttnTreeParams& p) {
   for (int64_t b = 0; b < p.batch; ++b) {
     longest = p.kv_len[b] + p.nodes > longest ? p.kv_len[b] + p.nodes : longest;
   }
+  if (p.window) longest = clamp(longest, 0, p.window + p.nodes);
   int64_t rows = total < item_rows ? total : item_rows;
   const int64_t work = rows * longest * p.dim;  // multiply-adds of scores, as many of values
   // A few rows are worth splitting for the threads only when they are many microseconds of work.

@@ -105,7 +105,7 @@ def test_load_diffusion(tmp_path):
     assert torch.equal(got.sequences, want.sequences)
     for config, message in [
         ("{", "no readable config.json"),
-        ('{"model_type": "gpt2"}', "expected model_type .*llama, qwen2, qwen3, got gpt2"),
+        ('{"model_type": "gpt2"}', "expected model_type .*mistral, qwen2, qwen3, got gpt2"),
         ('{"model_type": "llama", "is_causal": true}', "got a causal model"),
         ('{"model_type": "llama"}', "expected mask_token_id in config.json"),
     ]:

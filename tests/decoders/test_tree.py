@@ -56,6 +56,22 @@ def test_fp64_free_agreement_with_transformers(family):
     assert torch.equal(plain(model, ids).sequences, want)
 
 
+@pytest.mark.parametrize("window", [3, 17])
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_sliding_windows(family, window):
+    model = tiny_model(family, torch.float32, window=window)
+    options = {"max_new_tokens": 16, "pad_token_id": 63}
+    ids, mask = prompts(2, 19, 8, ragged=True)
+    got = tb.TreeDecoder(model, tb.TokenRecycling("4x2x1")).generate(ids, mask, **options).sequences
+    assert torch.equal(got, tb.TreeDecoder(model).generate(ids, mask, **options).sequences)
+    for row, real, ours in zip(ids, mask.bool(), got, strict=True):
+        want = model.generate(row[real][None], do_sample=False, **options)
+        assert torch.equal(ours[19 - int(real.sum()) :], want[0])
+    if window == 3:  # or it would not be a window that was tested
+        wide = tb.TreeDecoder(tiny_model(family, torch.float32)).generate(ids, mask, **options)
+        assert not torch.equal(got, wide.sequences)
+
+
 def test_eos_ends_each_sequence_where_plain_decoding_ends_it():
     model = tiny_model("llama", torch.float32)
     ids, mask = prompts(4, 9, 5, ragged=True)

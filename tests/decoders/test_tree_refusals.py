@@ -70,7 +70,7 @@ def test_logits_without_numbers():
 
 
 def test_unsupported_model():
-    with pytest.raises(ValueError, match="model: expected one of llama, qwen2, qwen3, got Linear"):
+    with pytest.raises(ValueError, match="one of llama, mistral, qwen2, qwen3, got Linear"):
         tb.TreeDecoder(torch.nn.Linear(2, 2))
 
 

@@ -26,6 +26,7 @@ from tokenburst import _C, ops, ref
         ({"n_nodes": torch.tensor([4])}, "n_nodes: expected 0 <= n_nodes <= 3 in sequence 0"),
         ({"ancestors": torch.zeros(1, 3, 2).int()}, r"ancestors: expected shape \[1, 3, 1\]"),
         ({"ancestors": torch.zeros(1, 3, 1).long()}, "ancestors: expected int32, got int64"),
+        ({"window": 0}, "window: expected at least 1 key, got 0"),
     ],
 )
 def test_refusals(change, message):
@@ -54,9 +55,10 @@ def path_of(parents, node):
     return path
 
 
+@pytest.mark.parametrize("window", [None, 1, 7, 64, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kv", [0, 1, 63, 64, 65, 300])
-def test_a_node_equals_its_path_decoded_alone(kv, dtype, isa):
+def test_a_node_equals_its_path_decoded_alone(kv, dtype, window, isa):
     """Tree, chain, prefill and single token: the same bits, whatever surrounds the path."""
     g = torch.Generator().manual_seed(kv)
     heads, kv_heads, nodes, dim = 5, 1, 81, 40
@@ -66,7 +68,7 @@ def test_a_node_equals_its_path_decoded_alone(kv, dtype, isa):
     k, v = (draw(g, dtype, 2, kv_heads, kv + nodes + 5, dim) for _ in range(2))
     bits = ancestor_bits(parents).expand(2, -1, -1)
     lengths = torch.tensor([kv, kv // 2])
-    tree = ops.attn_tree(q, k, v, lengths, ancestors=bits)
+    tree = ops.attn_tree(q, k, v, lengths, ancestors=bits, window=window)
     for node in (0, 1, 40, 80):
         path = path_of(parents, node)
         rows = torch.tensor([*range(kv), *(kv + i for i in path)])
@@ -79,12 +81,16 @@ def test_a_node_equals_its_path_decoded_alone(kv, dtype, isa):
         prefill[:, :, -1:] = last
         wider = torch.cat([chain_k, chain_v.flip(2)], 3)[..., :dim]  # other strides
         results = {
-            "chain": ops.attn_tree(chain_q, chain_k, chain_v, torch.tensor([kv])),
-            "single": ops.attn_tree(last, chain_k, chain_v, alone),
-            "tree of one": ops.attn_tree(last, wider, chain_v, alone, ancestors=own),
-            "prefill": ops.attn_tree(prefill, chain_k, chain_v, torch.tensor([0])),
-            "full": ops.attn_tree(last, chain_k, chain_v, alone, causal=False),
+            "chain": ops.attn_tree(chain_q, chain_k, chain_v, torch.tensor([kv]), window=window),
+            "single": ops.attn_tree(last, chain_k, chain_v, alone, window=window),
+            "tree of one": ops.attn_tree(last, wider, chain_v, alone, ancestors=own, window=window),
+            "prefill": ops.attn_tree(prefill, chain_k, chain_v, torch.tensor([0]), window=window),
         }
+        if window != 1:  # both ways a window does not count the query itself
+            both = window and window - 1
+            results["full"] = ops.attn_tree(
+                last, chain_k, chain_v, alone, causal=False, window=both
+            )
         for name, got in results.items():
             assert torch.equal(got.out[:, :, -1], want[0]), (name, node)
             assert torch.equal(got.lse[:, :, -1], want[1]), (name, node)
@@ -148,6 +154,7 @@ def test_any_shape_equals_the_reference(data):
         shape=shape,
         ragged=data.draw(st.booleans()),
         strided=data.draw(st.booleans()),
+        window=data.draw(st.sampled_from([None, 1, 2, 30, 64, 65, 200])),
     )
     args, kwargs = spec.make(torch.device("cpu"))
     got, want = ops.attn_tree(*args, **kwargs), ref.attention.attn_tree(*args, **kwargs)

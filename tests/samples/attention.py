@@ -39,6 +39,7 @@ def attend(
     scale=None,
     spare=3,
     wide=False,
+    window=None,
 ):
     """`shape`: a tree of `random_tree`, or "causal" / "full" without ancestors."""
 
@@ -56,11 +57,16 @@ def attend(
         for b in range(batch):
             end = int(lengths[b] + count[b])
             k[b, :, end:], v[b, :, end:], q[b, :, int(count[b]) :] = (float("nan"),) * 3
+            if window is not None:
+                first = max(0, int(lengths[b]) - window + (shape != "full"))
+                k[b, :, :first], v[b, :, :first] = (float("nan"),) * 2
         if strided:  # as projections and grown caches give them
             q = q.transpose(1, 2).contiguous().transpose(1, 2)
             k = torch.cat([k, k], 3).transpose(1, 2).contiguous().transpose(1, 2)[..., :dim]
             v = torch.cat([v, v], 2)[:, :, :rows]
         kwargs = {"causal": shape != "full", "scale": scale}
+        if window is not None:
+            kwargs["window"] = window
         if ragged:
             kwargs["n_nodes"] = count.to(device)
         if shape not in ("causal", "full"):
@@ -108,5 +114,15 @@ SAMPLES = {
         sample("fp16-one-token-splits", 1, 8, 1, 1, 128, 515, dtype=F16),
         sample("bf16-two-warps", 2, 3, 1, 9, 80, 130, dtype=BF16, ragged=True, wide=True),
         sample("bf16-odd-dim", 1, 2, 1, 7, 72, 5, dtype=BF16),
+        sample("window-tree", 2, 6, 2, 81, 40, 200, window=64, ragged=True),
+        sample("window-inside-the-tree", 2, 4, 1, 40, 32, 9, window=5, shape="chain", opcheck=True),
+        sample("window-of-one", 1, 2, 2, 9, 16, 70, window=1),
+        sample("window-prefill", 2, 2, 1, 200, 24, 0, window=70, shape="causal", ragged=True),
+        sample("window-block", 2, 2, 1, 70, 24, 130, window=33, shape="full", ragged=True),
+        sample("window-wider-than-all", 1, 2, 1, 5, 16, 7, window=2**62, shape="causal"),
+        sample("fp16-window-tree", 2, 8, 2, 37, 64, 500, window=130, dtype=F16, ragged=True),
+        sample("bf16-window-chain", 1, 5, 1, 50, 80, 150, window=64, dtype=BF16, shape="causal"),
+        sample("fp16-window-block", 2, 3, 3, 90, 96, 64, window=20, dtype=F16, shape="full"),
+        sample("bf16-window-in-tree", 1, 4, 2, 70, 64, 3, window=9, dtype=BF16, shape="chain"),
     ]
 }

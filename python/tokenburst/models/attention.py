@@ -28,7 +28,16 @@ class TokenContext:
 
 
 def _attention(
-    module, query, key, value, attention_mask, *, scaling=None, token_context=None, **kwargs
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    *,
+    scaling=None,
+    sliding_window=None,
+    token_context=None,
+    **kwargs,
 ):
     if token_context is None:
         raise ValueError("tokenburst attention: the model was called outside a tokenburst decoder")
@@ -40,6 +49,7 @@ def _attention(
         ancestors=token_context.ancestors,
         n_nodes=token_context.n_nodes,
         causal=token_context.causal,
+        window=sliding_window,
         scale=scaling,
     )
     return out.transpose(1, 2), None
@@ -49,15 +59,16 @@ AttentionInterface.register(NAME, _attention)
 # What is visible is decided by TokenContext, so the model has no mask to build.
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
-SUPPORTED = ("llama", "qwen2", "qwen3")
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+LAYERS = {"full_attention", "sliding_attention"}
 
 
 class installed:
     """Context manager: `model` computes attention with our kernels inside, its own again after.
 
     Raises:
-        ValueError: the model is of no supported architecture, or uses what our attention does not
-            (sliding windows).
+        ValueError: the model is of no supported architecture, or has layers of another kind than
+            full attention and sliding windows.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -65,11 +76,9 @@ class installed:
         kind = getattr(config, "model_type", type(model).__name__)
         if kind not in SUPPORTED:
             raise ValueError(f"model: expected one of {', '.join(SUPPORTED)}, got {kind}")
-        layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if layer_types != {"full_attention"}:
-            raise ValueError(
-                f"model: expected full attention in every layer, got {sorted(layer_types)}"
-            )
+        other = set(getattr(config, "layer_types", None) or ()) - LAYERS
+        if other:
+            raise ValueError(f"model: expected layers of {sorted(LAYERS)}, got {sorted(other)}")
         self.model = model
 
     def __enter__(self) -> torch.nn.Module:

@@ -22,6 +22,7 @@ def attn_tree(
     ancestors: Tensor | None = None,
     n_nodes: Tensor | None = None,
     causal: bool = True,
+    window: int | None = None,
     scale: float | None = None,
 ) -> Attended:
     """Attention of the N newest tokens (draft tree, chain or block) over a key/value cache.
@@ -45,6 +46,11 @@ def attn_tree(
         n_nodes: [B] int32 or int64, real nodes (default N); the others are padding, which sees
             nothing and whose cache rows are not read.
         causal: without `ancestors`: a chain (prefill, plain decoding), or all nodes see each other.
+        window: at least 1; of the keys it sees otherwise, a query at position p keeps those at
+            positions above p - window: itself and the window - 1 before it. Row r < kv_len[b]
+            stands at position r, a node at kv_len[b] plus the number of other nodes it sees, which
+            is its depth. Where all nodes see each other, rows are positions and a window opens to
+            both sides: |p - r| <= window. Keys outside are never used.
         scale: of the scores, default 1 / sqrt(D).
 
     Returns:
@@ -56,7 +62,7 @@ def attn_tree(
 
     Source: Miao et al., SpecInfer, arXiv 2305.09781 (tree attention); Dao, FlashAttention-2, arXiv
         2307.08691 (online softmax in tiles); Hong et al., FlashDecoding++, arXiv 2311.01282 (split
-        keys).
+        keys); Beltagy et al., Longformer, arXiv 2004.05150, and transformers (sliding windows).
     """
     return Attended(
         *_attn_tree(
@@ -67,6 +73,7 @@ def attn_tree(
             ancestors=ancestors,
             n_nodes=n_nodes,
             causal=causal,
+            window=window,
             scale=scale,
         )
     )
@@ -76,7 +83,18 @@ _attn_tree = torch.ops.tokenburst.attn_tree.default
 
 
 @torch.library.register_fake("tokenburst::attn_tree")
-def _(q, k_cache, v_cache, kv_len, *, ancestors=None, n_nodes=None, causal=True, scale=None):
+def _(
+    q,
+    k_cache,
+    v_cache,
+    kv_len,
+    *,
+    ancestors=None,
+    n_nodes=None,
+    causal=True,
+    window=None,
+    scale=None,
+):
     batch, heads, nodes, dim = q.shape
     out = q.new_empty((batch, nodes, heads, dim)).transpose(1, 2)
     return out, q.new_empty((batch, heads, nodes), dtype=torch.float32)

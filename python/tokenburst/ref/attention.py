@@ -15,6 +15,17 @@ def visible_nodes(
     return full.tril() if causal else full
 
 
+def within(mask: Tensor, prefix: int, window: int, both_sides: bool) -> Tensor:
+    """[count, prefix + count] bool: which rows of the cache lie in the window of which node."""
+    count, rows = mask.shape
+    if both_sides:
+        distance = torch.arange(rows) - torch.arange(prefix, prefix + count)[:, None]
+        return (distance.abs() <= window).to(mask.device)
+    others = mask[:, prefix:].sum(1) - mask[:, prefix:].diagonal().long()
+    position = mask.cumsum(1) - 1  # of a visible key; on a path that is its rank
+    return position > (prefix + others - window)[:, None]
+
+
 def attn_tree(
     q: Tensor,
     k_cache: Tensor,
@@ -24,6 +35,7 @@ def attn_tree(
     ancestors: Tensor | None = None,
     n_nodes: Tensor | None = None,
     causal: bool = True,
+    window: int | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention in float64 under a dense mask; see `tokenburst.ops.attn_tree`."""
@@ -38,6 +50,8 @@ def attn_tree(
         mask = torch.ones(count, prefix + count, dtype=torch.bool, device=q.device)
         tree = None if ancestors is None else ancestors[b]
         mask[:, prefix:] = visible_nodes(tree, count, causal, q.device)
+        if window is not None:
+            mask &= within(mask, prefix, window, both_sides=tree is None and not causal)
         used = mask.any(0)  # rows that nobody sees may hold anything
         mask = mask[:, used]
         keys, values = (
