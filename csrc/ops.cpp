@@ -17,6 +17,9 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
   m.def("recycle_draft(Tensor adjacency, Tensor root, Tensor parent, Tensor rank, *, Tensor? group=None) -> Tensor tokens");
   m.def("recycle_update_(Tensor(a!) adjacency, Tensor tokens, Tensor ids, *, Tensor? n_nodes=None, Tensor? group=None) -> ()");
 
+  // ngram
+  m.def("ngram_match(Tensor tokens, Tensor length, int k, *, int most=3, int least=1, bool whole=False, bool latest=False) -> (Tensor draft, Tensor n_draft, Tensor match_len)");
+
   // unmask
   m.def("unmask_select_(Tensor(a!) x, Tensor position, Tensor token, int mask_id, *, Tensor? score=None, Tensor? rng=None, bool lowest_first=False, Tensor? top_k=None, Tensor? threshold=None, bool min_one=False, Tensor? commit_all=None) -> (Tensor committed, Tensor n_committed, Tensor n_left)");
 }

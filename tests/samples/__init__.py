@@ -24,10 +24,11 @@ class Sample:
     )  # output index -> (atol, rtol)
 
 
-from samples import attention, recycle, tree, unmask, vocab  # noqa: E402
+from samples import attention, ngram, recycle, tree, unmask, vocab  # noqa: E402
 
 SAMPLES: dict[str, list[Sample]] = {
     **attention.SAMPLES,
+    **ngram.SAMPLES,
     **recycle.SAMPLES,
     **tree.SAMPLES,
     **unmask.SAMPLES,
