@@ -1,9 +1,10 @@
-"""Prompt lookup over long histories."""
+"""Prompt lookup over long histories; the n-gram table of stochastic drafts."""
 
 import torch
 
 from harness import Case, main, nbytes
 from tokenburst import ops
+from tokenburst.decoders.templates import TEMPLATES
 
 
 def lookup_eager(tokens, k, most):
@@ -34,10 +35,77 @@ def match(length, dtype, device):
         assert torch.equal(ours().draft[0], eager().long())
 
     name = f"B=1 L={length} k=10 {str(dtype).removeprefix('torch.')}"
-    return Case("ngram_match", name, ours, {"unfold and compare": eager}, check, nbytes(tokens) // 2)
+    return Case(
+        "ngram_match", name, ours, {"unfold and compare": eager}, check, nbytes(tokens) // 2
+    )
+
+
+class Dictionary:
+    """The table as a Python dictionary, which is how it is published."""
+
+    def __init__(self, most=4, least=2):
+        self.seen, self.lengths = {}, range(least, most + 1)
+
+    def update(self, text, start, tokens, parent, ids, probs):
+        paths = [text[0, : int(start)].tolist()]
+        for i, token in enumerate(tokens[0].tolist()):
+            paths.append(paths[int(parent[0, i]) + 1] + [token])
+            new = dict(zip(ids[0, i].tolist(), probs[0, i].tolist(), strict=True))
+            for n in self.lengths:
+                count, mean = self.seen.get(key := tuple(paths[-1][-n:]), (0, {}))
+                both = {t: (mean.get(t, 0) * count + new.get(t, 0)) for t in mean | new}
+                best = sorted(both.items(), key=lambda entry: -entry[1])[:10]
+                self.seen[key] = count + 1, {t: p / (count + 1) for t, p in best}
+
+    def draft(self, text, start, parent, rank):
+        paths, drawn = [text[0, : int(start) + 1].tolist()], []
+        for i in range(len(parent)):
+            if i:
+                options = drawn[int(parent[i])]
+                token = options[int(rank[i])] if int(rank[i]) < len(options) else -1
+                paths.append(paths[int(parent[i])] + [token])
+            keys = (tuple(paths[-1][-n:]) for n in reversed(self.lengths))
+            mean = next((self.seen[k][1] for k in keys if k in self.seen), {0: 1.0})
+            p = torch.tensor(list(mean.values()))
+            order = (p.log() - torch.empty_like(p).exponential_().log()).argsort(descending=True)
+            drawn.append(torch.tensor(list(mean))[order].tolist())
+
+
+def table(device):
+    """Cases over the tree of 80 candidates; few tokens, so that contexts are met again."""
+    shape, g = TEMPLATES["2.2.2"], torch.Generator().manual_seed(0)
+    nodes = shape.nodes
+    key, count = torch.zeros(1 << 16, dtype=torch.int64), torch.zeros(1 << 16, dtype=torch.int32)
+    ids, probs = torch.full((1 << 16, 10), -1, dtype=torch.int32), torch.zeros(1 << 16, 10)
+    text, tokens = (torch.randint(0, 30, (1, n), generator=g) for n in (100, nodes))
+    top = torch.stack([torch.randperm(30, generator=g)[:10] for _ in range(nodes)])[None]
+    share = torch.rand(1, nodes, 10, generator=g).softmax(2)
+    start, parent, rank = torch.tensor([99]), torch.tensor(shape.parent), torch.tensor(shape.rank)
+    given = text, start, tokens, parent[None], top, share
+    key, count, ids, probs, *given = (t.to(device) for t in (key, count, ids, probs, *given))
+    rng = torch.tensor([[1, 2, 3]], device=device)
+    parent, rank, theirs = parent.to(device), rank.to(device), Dictionary()
+
+    def update():
+        ops.ngram_update_(key, count, ids, probs, *given)
+
+    def draft():
+        return ops.ngram_draft(key, ids, probs, given[0], given[1], parent, rank, rng=rng)
+
+    def check():
+        update(), theirs.update(*given)
+        assert bool((draft().tokens >= 0).any())
+
+    moved = 3 * nodes * 2 * 92
+    name = f"B=1 N={nodes} K=10 n=4..2"
+    slow = {"dictionary": lambda: theirs.update(*given)}
+    yield Case("ngram_update_", name, update, slow, check, moved)
+    slow = {"dictionary": lambda: theirs.draft(given[0], given[1], parent, rank)}
+    yield Case("ngram_draft", name, draft, slow, check, nodes * 92)
 
 
 def cases(device):
+    yield from table(device)
     yield match(4096, torch.int64, device)
     yield match(131072, torch.int64, device)
     yield match(131072, torch.int32, device)

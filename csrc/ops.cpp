@@ -19,6 +19,8 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
 
   // ngram
   m.def("ngram_match(Tensor tokens, Tensor length, int k, *, int most=3, int least=1, bool whole=False, bool latest=False) -> (Tensor draft, Tensor n_draft, Tensor match_len)");
+  m.def("ngram_draft(Tensor key, Tensor ids, Tensor probs, Tensor text, Tensor start, Tensor parent, Tensor rank, *, Tensor? temperature=None, Tensor? rng=None, int most=4, int least=2) -> (Tensor tokens, Tensor drawn, Tensor drawn_probs)");
+  m.def("ngram_update_(Tensor(a!) key, Tensor(b!) count, Tensor(c!) ids, Tensor(d!) probs, Tensor text, Tensor start, Tensor tokens, Tensor parent, Tensor top_ids, Tensor top_probs, *, Tensor? n_nodes=None, int most=4, int least=2) -> ()");
 
   // unmask
   m.def("unmask_select_(Tensor(a!) x, Tensor position, Tensor token, int mask_id, *, Tensor? score=None, Tensor? rng=None, bool lowest_first=False, Tensor? top_k=None, Tensor? threshold=None, bool min_one=False, Tensor? commit_all=None) -> (Tensor committed, Tensor n_committed, Tensor n_left)");

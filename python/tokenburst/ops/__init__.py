@@ -2,7 +2,7 @@
 
 from tokenburst import _native  # registers the ops before anything below looks them up  # noqa: F401
 from tokenburst.ops.attention import Attended, attn_tree
-from tokenburst.ops.ngram import NgramMatch, ngram_match
+from tokenburst.ops.ngram import NgramDraft, NgramMatch, ngram_draft, ngram_match, ngram_update_
 from tokenburst.ops.recycle import recycle_draft, recycle_update_
 from tokenburst.ops.tree import (
     AcceptedPath,
@@ -18,11 +18,14 @@ __all__ = [
     "AcceptedPath",
     "Attended",
     "BuiltTree",
+    "NgramDraft",
     "NgramMatch",
     "Unmasked",
     "VocabStats",
     "attn_tree",
+    "ngram_draft",
     "ngram_match",
+    "ngram_update_",
     "recycle_draft",
     "recycle_update_",
     "tree_build",
