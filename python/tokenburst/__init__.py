@@ -16,6 +16,7 @@ from tokenburst.decoders.diffusion import (
     DiffusionStats,
     diffusion_generate,
 )
+from tokenburst.decoders.lookup import PromptLookup
 from tokenburst.decoders.recycling import TokenRecycling
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
@@ -37,6 +38,7 @@ __all__ = [
     "FreeCache",
     "LowConfidence",
     "PrefixCache",
+    "PromptLookup",
     "Threshold",
     "TokenRecycling",
     "TreeDecoder",
