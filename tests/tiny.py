@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from tokenburst.decoders.unmasking.policy import Needs
+
 CONFIGS = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
@@ -45,6 +47,26 @@ def tiny_model(
     )
     torch.manual_seed(11)
     return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+
+class Watching:
+    """An unmasking policy that also keeps the hidden states of all masks of each step."""
+
+    def __init__(self, policy, **needs):
+        self.policy, self.seen = policy, []
+        self.needs = policy.needs | Needs(hidden=True, **needs)
+
+    def __getattr__(self, name):
+        return getattr(self.policy, name)
+
+    def begin(self, plan):
+        self.process = self.policy.begin(plan)
+        self.seen.clear()
+        return self
+
+    def select(self, step):
+        self.seen.append(step.hidden[step.masked])
+        return self.process.select(step)
 
 
 def prompts(batch: int, length: int, seed: int, ragged: bool = False):

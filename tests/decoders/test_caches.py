@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from tiny import VOCAB, prompts, tiny_model
+from tiny import VOCAB, Watching, prompts, tiny_model
 from tokenburst.decoders.caches import DelayedCache, DualCache, FreeCache, PrefixCache
 from tokenburst.decoders.diffusion import DiffusionDecoder
 from tokenburst.decoders.unmasking import LowConfidence, Threshold
@@ -112,17 +112,16 @@ def test_a_cache_is_what_its_definition_says(cache, shift):
 def test_refresh_in_every_step_is_no_cache_bit_for_bit(cache, shift):
     model = tiny_model("qwen2", torch.bfloat16, False)
     ids, mask = prompts(3, PROMPT, seed=2, ragged=True)
-    seen = []
-    hook = model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    runs = []
     for c in (None, cache):
-        decoder = DiffusionDecoder(model, Threshold(0.2), cache=c, mask_id=MASK, shifted=shift)
-        decoder.generate(ids, mask, gen_length=GEN, block_length=BLOCK)
-    hook.remove()
-    half = len(seen) // 2
-    live = 3 * BLOCK // 2  # rows without a wanted position may hold anything
-    assert half > 2 and seen[0].shape[0] > live
-    assert torch.equal(seen[0], seen[half])
-    assert len(seen) == 2 * half
+        policy = Watching(Threshold(0.2))
+        decoder = DiffusionDecoder(model, policy, cache=c, mask_id=MASK, shifted=shift)
+        out = decoder.generate(ids, mask, gen_length=GEN, block_length=BLOCK)
+        runs.append((out, policy.seen))
+    (plain, hidden), (cached, hidden_cached) = runs
+    assert torch.equal(plain.sequences, cached.sequences)
+    assert len(hidden) == len(hidden_cached) > 3
+    assert all(map(torch.equal, hidden, hidden_cached))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -217,3 +217,29 @@ def test_mask_id_zero_is_no_padding():
         torch.tensor([[5, 7]]), gen_length=3
     )
     assert longer.stats.new_tokens == [3] and (longer.sequences != 0).all()
+
+
+def test_each_row_may_have_its_own_lengths_seed_and_temperature():
+    d = decoder(LowConfidence(8), "qwen3")
+    ids, mask = prompts(4, 6, seed=10, ragged=True)
+    lengths, blocks = torch.tensor([16, 8, 16, 12]), torch.tensor([4, 8, 16, 3])
+    seeds, heats = torch.tensor([1, 2, 3, 4]), torch.tensor([0.0, 1.0, 0.7, 0.0])
+    names = torch.arange(4)
+    options = {"sequence_ids": names, "pad_token_id": 5}
+    got = d.generate(
+        ids, mask, gen_length=lengths, block_length=blocks, seed=seeds, temperature=heats, **options
+    )
+    assert got.sequences.shape == (4, 22)
+    for b in range(4):
+        n = int(lengths[b])
+        alone = d.generate(
+            ids[b : b + 1, mask[b] == 1],
+            gen_length=n,
+            block_length=int(blocks[b]),
+            seed=int(seeds[b]),
+            temperature=float(heats[b]),
+            sequence_ids=names[b : b + 1],
+        )
+        assert got.sequences[b, 6:].tolist() == alone.sequences[0, -n:].tolist() + [5] * (16 - n)
+        assert sum(got.stats.steps[b]) == sum(alone.stats.steps[0]) == 8
+        assert got.stats.new_tokens[b] == n

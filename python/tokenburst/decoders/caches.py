@@ -31,7 +31,7 @@ class Moment:
     place: Tensor  # [1, L] int64, 0 .. L - 1
     begin: Tensor  # [B, 1] int64, first position of the current block
     end: Tensor  # [B, 1] int64, position after its last one
-    before: Tensor  # [B, 1] int64, first position of the block before it; 0 at the first block
+    before: Tensor  # [B, 1] int64, first position of the block that the row was in before
     step: Tensor  # [B, 1] int64, forwards already spent in the block
     first: Tensor  # [B, 1] bool: the row has had no forward yet
     masked: Tensor  # [B, L] bool: was a mask in the forward before; all True at the first

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from tokenburst.decoders.caches import CachePolicy
-from tokenburst.decoders.common import ROW_GROUP, check_ids, end_tokens, pack_prompts, whole
-from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, Task, run
+from tokenburst.decoders.caches import BlockCausalCache, CachePolicy
+from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
+from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, run
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
 from tokenburst.decoders.scoring import Scorer
+from tokenburst.decoders.tasks import PerRow, Prompts, Task, to_generate, to_infill
 from tokenburst.decoders.unmasking import (
     LowConfidence,
     Threshold,
     Unmasking,
-    check_count,
 )
 from tokenburst.models.attention import installed
 
@@ -92,17 +92,32 @@ class DiffusionDecoder:
         self.mask_id = int(mask_id)
         config = self.model.config
         self.shifted = bool(getattr(config, "shifted", False) if shifted is None else shifted)
+        self.causal_block: int | None = None
+        if getattr(config, "block_causal", False):
+            self.causal_block = int(config.block_length)
         self.cache = cache
+        if self.causal_block is not None and unmasking.needs.sequence:
+            raise ValueError(
+                "DiffusionDecoder: unmasking: a block-causal model sees the current block alone, "
+                f"got {unmasking}, which looks at all blocks"
+            )
+        if isinstance(cache, BlockCausalCache) != (self.causal_block is not None) and cache:
+            kind = "bidirectional" if self.causal_block is None else "block-causal"
+            raise ValueError(f"DiffusionDecoder: cache: {cache} is not for a {kind} model")
+        if cache and getattr(config, "sliding_window", None):
+            raise ValueError(
+                f"DiffusionDecoder: cache: expected None for a model with sliding windows, got {cache}"
+            )
 
     def generate(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
-        gen_length: int = 128,
-        block_length: int | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
+        gen_length: PerRow = 128,
+        block_length: PerRow | None = None,
+        temperature: float | Tensor = 0.0,
+        seed: int | Tensor = 0,
         sequence_ids: Tensor | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
@@ -114,11 +129,13 @@ class DiffusionDecoder:
         Args:
             input_ids: [B, P] int64 prompts, padded on either side.
             attention_mask: [B, P], non-zero at real tokens; None = all are real.
-            gen_length: tokens to append, a multiple of `block_length`.
-            block_length: masks that may be committed before the ones after them; None = all.
-            temperature: of the sampled tokens; 0 takes the most likely one. Ranking always uses the
-                model's own probabilities.
-            seed: of all chance: sampled tokens and the random ranking.
+            gen_length: tokens to append, a multiple of `block_length`; an integer, or [B] int for
+                the rows.
+            block_length: masks that may be committed before the ones after them, an integer or [B]
+                int; None = all, or the model's own blocks where it is block-causal.
+            temperature: of the sampled tokens, a number or [B]; 0 takes the most likely one.
+                Ranking always uses the model's own probabilities.
+            seed: of all chance, an integer or [B] int: sampled tokens and the random ranking.
             sequence_ids: [B] int, names of the rows for chance; None numbers them 0 .. B - 1. A row
                 draws by (seed, its name, step, position), so give a row its name again to get its
                 tokens again in another batch.
@@ -129,55 +146,29 @@ class DiffusionDecoder:
             progress: show a progress bar, which reads a count from the device every step.
 
         Returns:
-            `DiffusionOutput`, sequences [B, P + gen_length]: the prompts as given, then the new
-            tokens, and padding after the first end.
+            `DiffusionOutput`, sequences [B, P + most gen_length]: the prompts as given, then the
+            new tokens, and padding after the first end.
 
         Raises:
             ValueError: wrong shapes, ids out of the vocabulary, a mask in a prompt (see `infill`),
                 lengths or steps that do not divide, a negative temperature.
             RuntimeError: the model's logits hold no number at some mask.
         """
-        check_count("generate: gen_length", gen_length)
-        block_length = gen_length if block_length is None else block_length
-        check_count("generate: block_length", block_length)
-        if gen_length % block_length:
-            raise ValueError(
-                f"generate: gen_length: expected a multiple of block_length {block_length}, "
-                f"got {gen_length}"
-            )
-        prompt, lengths, real = self._prompts(input_ids, attention_mask)
-        if bool(((prompt == self.mask_id) & real).any()):
+        prompts = self._prompts(input_ids, attention_mask)
+        if bool(((prompts.packed == self.mask_id) & prompts.real).any()):
             raise ValueError(
                 f"generate: input_ids: expected no mask token (id {self.mask_id}) in a prompt; "
                 "use infill to fill masks in place"
             )
         eos, pad = self._ends(eos_token_id, pad_token_id)
-
-        device = prompt.device
-        place = torch.arange(whole(prompt.shape[1] + gen_length), device=device)
-        ends = (lengths + gen_length)[:, None]
-        x = torch.nn.functional.pad(prompt, (0, len(place) - prompt.shape[1]))
-        x = torch.where(place < lengths[:, None], x, self.mask_id).where(place < ends, 0)
-        offset = torch.arange(whole(block_length), device=device)
-        starts = torch.arange(0, gen_length, block_length, device=device)
-        places = lengths[:, None, None] + starts[:, None] + offset
-        given, new = input_ids.to(device), lengths[:, None] + place[:gen_length]
-
-        def layout(x: Tensor) -> Tensor:
-            tail = x.gather(1, new)
-            if eos is not None:
-                is_end = torch.isin(tail, eos).to(torch.int32)
-                tail = torch.where(is_end.cumsum(1) - is_end > 0, pad, tail)
-            return torch.cat([given, tail], 1)
-
-        task = Task(
-            x=x,
-            lengths=lengths + gen_length,
-            places=places.where(offset < block_length, -1),
-            n_masks=block_length,
-            layout=layout,
+        task = to_generate(
+            prompts,
+            gen_length,
+            block_length,
+            causal_block=self.causal_block,
             mask_id=self.mask_id,
             eos=eos,
+            pad=pad,
         )
         chance = Chance(temperature, seed, sequence_ids)
         return self._run(task, chance, callback, progress)
@@ -187,13 +178,13 @@ class DiffusionDecoder:
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
-        temperature: float = 0.0,
-        seed: int = 0,
+        temperature: float | Tensor = 0.0,
+        seed: int | Tensor = 0,
         sequence_ids: Tensor | None = None,
         callback: Callback | None = None,
         progress: bool = False,
     ) -> DiffusionOutput:
-        """Fill every mask in the given sequences, as one block.
+        """Fill every mask in the given sequences, as one block (or the model's blocks).
 
         Args:
             input_ids: [B, L] int64, mask ids where a token is wanted, padded on either side.
@@ -211,27 +202,9 @@ class DiffusionDecoder:
             ValueError: wrong shapes, ids out of the vocabulary, a negative temperature.
             RuntimeError: the model's logits hold no number at some mask.
         """
-        packed, lengths, real = self._prompts(input_ids, attention_mask)
-        given = input_ids.to(packed.device)
-        pad = 0, whole(packed.shape[1]) - packed.shape[1]
-        x = torch.nn.functional.pad(packed, pad)
-        masked = torch.nn.functional.pad((packed == self.mask_id) & real, pad)
-        count = masked.sum(1)
-        n_masks = int(count.max()) if len(x) else 0
-        order = (~masked).to(torch.int8).argsort(dim=1, stable=True)
-        order = order[:, : max(whole(n_masks), ROW_GROUP)]
-        slot = torch.arange(order.shape[1], device=x.device)
-        places = order.where(slot < count[:, None], -1)[:, None]
-        outside = torch.zeros_like(given, dtype=torch.int8)
-        if attention_mask is not None:
-            outside = (attention_mask.to(x.device) == 0).to(torch.int8)
-        home = outside.argsort(dim=1, stable=True)  # where pack_prompts took each token from
-
-        def layout(x: Tensor) -> Tensor:
-            filled = given.scatter(1, home, x[:, : given.shape[1]])
-            return torch.where((given == self.mask_id) & (outside == 0), filled, given)
-
-        task = Task(x, lengths, places, n_masks, layout, self.mask_id, eos=None)
+        prompts = self._prompts(input_ids, attention_mask)
+        causal_block, mask_id = self.causal_block, self.mask_id
+        task = to_infill(prompts, attention_mask, causal_block=causal_block, mask_id=mask_id)
         chance = Chance(temperature, seed, sequence_ids)
         return self._run(task, chance, callback, progress)
 
@@ -251,15 +224,13 @@ class DiffusionDecoder:
             *run(self.model, task, self.unmasking, chance, scorer, callback, progress)
         )
 
-    def _prompts(
-        self, input_ids: Tensor, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed ids with 0 in place of padding, lengths, and which of the ids are real."""
-        ids, lengths = pack_prompts(input_ids.to(self.model.device), attention_mask)
+    def _prompts(self, input_ids: Tensor, attention_mask: Tensor | None) -> Prompts:
+        given = input_ids.to(self.model.device)
+        ids, lengths = pack_prompts(given, attention_mask)
         real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         ids = ids.where(real, 0)
         check_ids("input_ids", ids, self.vocab_size)
-        return ids, lengths, real
+        return Prompts(given, ids, lengths, real)
 
     def _ends(
         self, eos_token_id: int | Sequence[int] | None, pad_token_id: int | None

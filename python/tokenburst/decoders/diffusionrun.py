@@ -18,6 +18,7 @@ from torch import Tensor
 from tokenburst import ops
 from tokenburst.decoders.common import LateFlag
 from tokenburst.decoders.scoring import Scorer
+from tokenburst.decoders.tasks import Task
 from tokenburst.decoders.unmasking import Plan, Step, Unmasking
 from tokenburst.models.attention import installed
 
@@ -40,46 +41,56 @@ class DiffusionStats:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Packed sequences and where their masks are; tensors on the model's device."""
-
-    x: Tensor  # [B, L] int64, real tokens and masks first, 0 after them; filled in place
-    lengths: Tensor  # [B] int32
-    places: Tensor  # [B, blocks, W] int64, positions of each block, -1 = none
-    n_masks: int  # most masks of any block
-    layout: Callable[[Tensor], Tensor]  # x as the caller sees it
-    mask_id: int
-    eos: Tensor | None  # [E] int64
-    block_length: int | None = None  # of a block-causal model
-
-
-@dataclass(frozen=True)
 class Chance:
-    """What random choices depend on, checked."""
+    """What random choices depend on: each for the batch or [B], for its rows."""
 
-    temperature: float
-    seed: int
+    temperature: float | Tensor
+    seed: int | Tensor
     sequence_ids: Tensor | None  # [B] int; None = 0 .. B - 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(
-                f"generate: temperature: expected a number >= 0, got {self.temperature}"
-            )
-        if not -(2**63) <= self.seed < 2**63:
+        heat = self.temperature
+        if not isinstance(heat, Tensor) and not 0 <= heat < math.inf:
+            raise ValueError(f"generate: temperature: expected a number >= 0, got {heat}")
+        if not isinstance(self.seed, Tensor) and not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"generate: seed: expected a 64-bit integer, got {self.seed}")
+
+    def heat(self, row: Tensor) -> Tensor | None:
+        """[B] float32 temperatures of the rows 0 .. B - 1, None where all are 0."""
+        if not isinstance(self.temperature, Tensor):
+            return (
+                row.new_full(row.shape, self.temperature, dtype=torch.float32)
+                if self.temperature > 0
+                else None
+            )
+        heat = self.temperature.to(row.device, torch.float32)
+        if heat.shape != row.shape or not bool(((heat >= 0) & heat.isfinite()).all()):
+            raise ValueError(
+                f"generate: temperature: expected a number >= 0 or {len(row)} of them, "
+                f"got {self.temperature.tolist()}"
+            )
+        return heat
+
+    def seeds(self, row: Tensor) -> Tensor:
+        """[B] int64 seeds of the rows 0 .. B - 1."""
+        if not isinstance(self.seed, Tensor):
+            return torch.full_like(row, self.seed)
+        return _integers("seed", self.seed, row)
 
     def names(self, row: Tensor) -> Tensor:
         """[B] int64 names of the rows 0 .. B - 1."""
-        ids = self.sequence_ids
-        if ids is None:
+        if self.sequence_ids is None:
             return row
-        if ids.shape != row.shape or ids.is_floating_point():
-            raise ValueError(
-                f"generate: sequence_ids: expected integers of shape {tuple(row.shape)}, "
-                f"got {ids.dtype} {tuple(ids.shape)}"
-            )
-        return ids.to(row.device, torch.int64)
+        return _integers("sequence_ids", self.sequence_ids, row)
+
+
+def _integers(name: str, ids: Tensor, row: Tensor) -> Tensor:
+    if ids.shape != row.shape or ids.is_floating_point():
+        raise ValueError(
+            f"generate: {name}: expected integers of shape {tuple(row.shape)}, "
+            f"got {ids.dtype} {tuple(ids.shape)}"
+        )
+    return ids.to(row.device, torch.int64)
 
 
 class DiffusionRun:
@@ -110,17 +121,16 @@ class DiffusionRun:
         rows = width * (self.n_blocks if self.needs.sequence else 1)
         self.number = torch.arange(batch * rows, device=device)
         self.rng = torch.zeros(batch, rows, 4, dtype=torch.int64, device=device)
-        self.rng[:, :, 0] = chance.seed
+        self.rng[:, :, 0] = chance.seeds(self.row)[:, None]
         self.rng[:, :, 1] = chance.names(self.row)[:, None]
-        self.heat: Tensor | None = None
-        if chance.temperature > 0:
-            heat = float(chance.temperature)
-            self.heat = torch.full((batch * rows,), heat, dtype=torch.float32, device=device)
+        heat = chance.heat(self.row)
+        self.heat = None if heat is None else heat.repeat_interleave(rows)
         self.suppress = torch.tensor([task.mask_id], device=device)
         vocab_size = model.get_output_embeddings().weight.shape[0]
         plan = Plan(task.x, task.places, self.blocks, task.mask_id, vocab_size, model)
         self.process = unmasking.begin(plan)
-        self.bounds = block_bounds(task)
+        self.bounds = task.bounds()
+        self.came = torch.zeros_like(self.block)  # block that a row was in before its current one
         self.look()
 
     def look(self) -> None:
@@ -139,9 +149,14 @@ class DiffusionRun:
         found = x.gather(1, self.position.clamp(min=0))
         self.masked = (found == task.mask_id) & (self.position >= 0)
         self.seen = self.position >= 0 if self.needs.decided else self.masked
-        bounds = self.bounds[self.row, self.here]
-        wanted = self.position.where(self.seen, -1)
-        self.scorer.plan(x, wanted, bounds, self.step, self.active)
+        self.scorer.plan(
+            x,
+            wanted=self.position.where(self.seen, -1),
+            bounds=self.bounds[self.row, self.here],
+            before=self.bounds[self.row, self.came, 0],
+            step=self.step,
+            active=self.active,
+        )
 
     def advance(self, width: int) -> Tensor:
         """One step of every row that is not done; returns the tokens committed in each row.
@@ -185,6 +200,7 @@ class DiffusionRun:
             ends = torch.isin(x.gather(1, position.clamp(min=0)), task.eos)
             leaves = leaves | (done & (ends & (position >= 0) & current).any(1))
         self.step = torch.where(done, 0, self.step + 1)
+        self.came = torch.where(done, here, self.came)
         self.block = torch.where(leaves, self.n_blocks, self._next(done))
         self.look()
         return chosen.n_committed
@@ -250,17 +266,6 @@ class DiffusionRun:
             )
 
 
-def block_bounds(task: Task) -> Tensor:
-    """[B, blocks, 3] int64: begin of the block before, begin, end (see `Scorer.plan`)."""
-    begin = task.places.where(task.places >= 0, task.x.shape[1]).amin(2)
-    end = task.places.amax(2) + 1
-    if task.block_length is not None:
-        begin = begin // task.block_length * task.block_length
-        end = -(-end // task.block_length) * task.block_length
-    before = torch.nn.functional.pad(begin[:, :-1], (1, 0))
-    return torch.stack([before, begin, end], 2)
-
-
 def run(
     model: torch.nn.Module,
     task: Task,
@@ -274,7 +279,8 @@ def run(
     began = time.perf_counter()
     state = DiffusionRun(model, task, unmasking, chance, scorer)
     state.run(callback, progress)
-    sequences, new_tokens = task.layout(task.x), state.tokens.tolist()
+    tokens = state.tokens if task.most is None else state.tokens.minimum(task.most)
+    sequences, new_tokens = task.layout(task.x), tokens.tolist()
     seconds = time.perf_counter() - began  # after tolist, which waits for a GPU
     return sequences, DiffusionStats(state.forwards, new_tokens, state.spent.tolist(), seconds)
 

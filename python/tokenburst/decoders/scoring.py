@@ -24,7 +24,7 @@ class Scorer:
 
     `plan` decides on the device, `width` is what the host has to know, `forward` computes:
 
-        scorer.plan(x, wanted, bounds, step, active)
+        scorer.plan(x, wanted, bounds, before, step, active)
         width = scorer.width()                     # between steps: the only number read
         hidden = scorer.forward(model, x, width)   # [B, W, hidden], row w predicts wanted[:, w]
 
@@ -67,19 +67,27 @@ class Scorer:
             self.fresh = torch.ones(batch, 1, dtype=torch.bool, device=device)
             self.masked = torch.ones(batch, length, dtype=torch.bool, device=device)
 
-    def plan(self, x: Tensor, wanted: Tensor, bounds: Tensor, step: Tensor, active: Tensor) -> None:
+    def plan(
+        self,
+        x: Tensor,
+        wanted: Tensor,
+        bounds: Tensor,
+        before: Tensor,
+        step: Tensor,
+        active: Tensor,
+    ) -> None:
         """Fix what the next forward computes.
 
         Args:
             x: [B, L] int64 tokens and masks.
             wanted: [B, W] int64 positions to be predicted, -1 = none.
-            bounds: [B, 3] int64: first position of the block before each row's current one, of the
-                current one, and the position after it.
+            bounds: [B, 2] int64, first position of each row's current block and the one after it.
+            before: [B] int64, first position of the block it was in before.
             step: [B] steps it has spent there.
             active: [B] bool, rows that are not done.
         """
         source = (wanted - self.shift).clamp(min=0)
-        before, begin, end = bounds.unsqueeze(2).unbind(1)
+        begin, end = bounds.unsqueeze(2).unbind(1)
         if self.block_length is not None:
             self.visible = end[:, 0].to(torch.int32)
         if self.cache is None:
@@ -89,7 +97,7 @@ class Scorer:
             place=self.place,
             begin=begin,
             end=end,
-            before=before,
+            before=before[:, None],
             step=step[:, None],
             first=self.fresh,
             masked=self.masked,
