@@ -99,6 +99,6 @@ def test_what_does_not_fit_a_block_causal_model_is_refused():
     everything = Watching(Threshold(0.2), sequence=True)
     with pytest.raises(ValueError, match="sees the current block alone"):
         DiffusionDecoder(model(), everything, mask_id=MASK)
-    window = tiny_model("mistral", torch.float32, False)
-    with pytest.raises(ValueError, match="expected None for a model with sliding windows"):
+    window = tiny_model("mistral", torch.float32, False, 8)
+    with pytest.raises(ValueError, match="expected None for sliding windows"):
         DiffusionDecoder(window, cache=DualCache(), mask_id=MASK)

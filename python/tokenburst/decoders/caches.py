@@ -6,7 +6,7 @@ recomputes. In the first forward of a row that is all of them.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -163,3 +163,14 @@ class BlockCausalCache:
 
     def feed(self, moment: Moment) -> Tensor:
         return moment.place >= torch.where(moment.step == 0, moment.before, moment.begin)
+
+
+def check_cache(cache: CachePolicy | None, config: Any, causal_block: int | None) -> None:
+    """ValueError unless a model of this configuration can be decoded with the cache."""
+    if cache is None:
+        return
+    if isinstance(cache, BlockCausalCache) != (causal_block is not None):
+        kind = "bidirectional" if causal_block is None else "block-causal"
+        raise ValueError(f"DiffusionDecoder: cache: {cache} is not for a {kind} model")
+    if getattr(config, "sliding_window", None):
+        raise ValueError(f"DiffusionDecoder: cache: expected None for sliding windows, got {cache}")

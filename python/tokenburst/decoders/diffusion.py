@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from tokenburst.decoders.caches import BlockCausalCache, CachePolicy
+from tokenburst.decoders.caches import CachePolicy, check_cache
 from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
 from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, run
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
@@ -101,13 +101,7 @@ class DiffusionDecoder:
                 "DiffusionDecoder: unmasking: a block-causal model sees the current block alone, "
                 f"got {unmasking}, which looks at all blocks"
             )
-        if isinstance(cache, BlockCausalCache) != (self.causal_block is not None) and cache:
-            kind = "bidirectional" if self.causal_block is None else "block-causal"
-            raise ValueError(f"DiffusionDecoder: cache: {cache} is not for a {kind} model")
-        if cache and getattr(config, "sliding_window", None):
-            raise ValueError(
-                f"DiffusionDecoder: cache: expected None for a model with sliding windows, got {cache}"
-            )
+        check_cache(cache, config, self.causal_block)
 
     def generate(
         self,
