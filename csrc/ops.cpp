@@ -9,6 +9,8 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
 
   // attention
   m.def("attn_tree(Tensor q, Tensor k_cache, Tensor v_cache, Tensor kv_len, *, Tensor? ancestors=None, Tensor? n_nodes=None, bool causal=True, int? window=None, float? scale=None) -> (Tensor out, Tensor lse)");
+  m.def("attn_block_mass(Tensor q, Tensor k, int block, *, Tensor? prompt_len=None, Tensor? kv_len=None, float? scale=None) -> (Tensor prefix_mass, Tensor generation_mass)");
+  m.def("attn_select_blocks(Tensor prefix_mass, Tensor generation_mass, int length, int block, float keep, *, Tensor? prompt_len=None, Tensor? kv_len=None) -> Tensor bits");
   // tree
   m.def("tree_build(Tensor parent, Tensor n_nodes) -> (Tensor depth, Tensor first_child, Tensor next_sibling, Tensor ancestors)");
   m.def("tree_verify_greedy(Tensor tokens, Tensor argmax, Tensor parent, Tensor n_nodes, *, Tensor? eos=None) -> (Tensor path, Tensor n_accepted, Tensor next_token)");

@@ -18,7 +18,7 @@ CASES = [pytest.param(op, s, id=f"{op}-{s.id}") for op in OPS for s in SAMPLES.g
 
 
 def reference(op: str):
-    for room in ("tree", "vocab", "attention", "recycle", "ngram", "unmask"):
+    for room in ("tree", "vocab", "attention", "sparsed", "recycle", "ngram", "unmask"):
         try:
             module = importlib.import_module(f"tokenburst.ref.{room}")
         except ModuleNotFoundError:

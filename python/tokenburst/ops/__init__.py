@@ -4,6 +4,7 @@ from tokenburst import _native  # registers the ops before anything below looks 
 from tokenburst.ops.attention import Attended, attn_tree
 from tokenburst.ops.ngram import NgramDraft, NgramMatch, ngram_draft, ngram_match, ngram_update_
 from tokenburst.ops.recycle import recycle_draft, recycle_update_
+from tokenburst.ops.sparsed import BlockMass, attn_block_mass, attn_select_blocks
 from tokenburst.ops.tree import (
     AcceptedPath,
     BuiltTree,
@@ -17,11 +18,14 @@ from tokenburst.ops.vocab import VocabStats, vocab_stats
 __all__ = [
     "AcceptedPath",
     "Attended",
+    "BlockMass",
     "BuiltTree",
     "NgramDraft",
     "NgramMatch",
     "Unmasked",
     "VocabStats",
+    "attn_block_mass",
+    "attn_select_blocks",
     "attn_tree",
     "ngram_draft",
     "ngram_match",
