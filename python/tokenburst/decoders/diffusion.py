@@ -113,6 +113,7 @@ class DiffusionDecoder:
         temperature: float | Tensor = 0.0,
         seed: int | Tensor = 0,
         sequence_ids: Tensor | None = None,
+        guidance: float | Tensor = 0.0,
         eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
         callback: Callback | None = None,
@@ -133,6 +134,9 @@ class DiffusionDecoder:
             sequence_ids: [B] int, names of the rows for chance; None numbers them 0 .. B - 1. A row
                 draws by (seed, its name, step, position), so give a row its name again to get its
                 tokens again in another batch.
+            guidance: weight w of classifier-free guidance, a number >= 0 or [B]: logits are
+                u + (w + 1) (l - u), u being those with masks in place of the prompt (Nie et al.,
+                LLaDA, arXiv 2502.09992, appendix B). Twice the work where it is not 0.
             eos_token_id: ids that end a row; default: the model's.
             pad_token_id: id that follows an end; default: the model's, else the first eos id.
             callback: called as callback(forwards, sequences) after each step; masks not yet decided
@@ -165,7 +169,7 @@ class DiffusionDecoder:
             pad=pad,
         )
         chance = Chance(temperature, seed, sequence_ids)
-        return self._run(task, chance, callback, progress)
+        return self._run(task, chance, callback, progress, self._guidance(guidance, len(task.x)))
 
     def infill(
         self,
@@ -202,8 +206,23 @@ class DiffusionDecoder:
         chance = Chance(temperature, seed, sequence_ids)
         return self._run(task, chance, callback, progress)
 
+    def _guidance(self, weight: float | Tensor, batch: int) -> Tensor | None:
+        if not isinstance(weight, Tensor):
+            weight = torch.full((batch,), float(weight))
+        if weight.shape != (batch,) or not bool(((weight >= 0) & weight.isfinite()).all()):
+            raise ValueError(
+                f"generate: guidance: expected a number >= 0 or {batch} of them, "
+                f"got {weight.tolist()}"
+            )
+        return weight.to(self.model.device, torch.float32) if bool(weight.any()) else None
+
     def _run(
-        self, task: Task, chance: Chance, callback: Callback | None, progress: bool
+        self,
+        task: Task,
+        chance: Chance,
+        callback: Callback | None,
+        progress: bool,
+        guidance: Tensor | None = None,
     ) -> DiffusionOutput:
         scorer = Scorer(
             self.model,
@@ -213,6 +232,8 @@ class DiffusionDecoder:
             mask_id=self.mask_id,
             shift=int(self.shifted),
             block_length=task.block_length,
+            guidance=guidance,
+            prompt=None if guidance is None else task.prompt,
         )
         return DiffusionOutput(
             *run(self.model, task, self.unmasking, chance, scorer, callback, progress)
@@ -249,6 +270,8 @@ def diffusion_generate(
     unmasking: Unmasking = Threshold(0.9),  # noqa: B008 (frozen)
     temperature: float = 0.0,
     seed: int = 0,
+    guidance: float = 0.0,
+    kv_cache: CachePolicy | None = None,
     mask_id: int | None = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -268,6 +291,8 @@ def diffusion_generate(
         unmasking: see `DiffusionDecoder`.
         temperature: see there; it takes the place of do_sample.
         seed: see there.
+        guidance: see there.
+        kv_cache: the `cache` of `DiffusionDecoder`.
         mask_id: see `DiffusionDecoder`.
         callback: see there.
         progress: show a progress bar.
@@ -294,13 +319,14 @@ def diffusion_generate(
             )
         check_generation("diffusion_generate", logits_processor, stopping_criteria, config)
         gen_length = gen_length or new_token_limit(input_ids, config)
-    out = DiffusionDecoder(model, unmasking, mask_id=mask_id).generate(
+    out = DiffusionDecoder(model, unmasking, cache=kv_cache, mask_id=mask_id).generate(
         input_ids,
         attention_mask,
         gen_length=gen_length or 128,
         block_length=block_length,
         temperature=temperature,
         seed=seed,
+        guidance=guidance,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         callback=callback,

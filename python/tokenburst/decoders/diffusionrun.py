@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokenburst import ops
 from tokenburst.decoders.common import LateFlag
+from tokenburst.decoders.homes import Homes
 from tokenburst.decoders.scoring import Scorer
 from tokenburst.decoders.tasks import Task
 from tokenburst.decoders.unmasking import Plan, Step, Unmasking
@@ -132,6 +133,9 @@ class DiffusionRun:
         self.bounds = task.bounds()
         self.came = torch.zeros_like(self.block)  # block that a row was in before its current one
         self.look()
+        # On a GPU the step can be captured.
+        fixed = device.type == "cuda"
+        self.homes = Homes(self, self.scorer, self.process) if fixed else None
 
     def look(self) -> None:
         """Where each row stands, and with that what its next forward computes."""
@@ -203,6 +207,8 @@ class DiffusionRun:
         self.came = torch.where(done, here, self.came)
         self.block = torch.where(leaves, self.n_blocks, self._next(done))
         self.look()
+        if self.homes is not None:
+            self.homes.settle()
         return chosen.n_committed
 
     def _score(
@@ -210,7 +216,7 @@ class DiffusionRun:
     ) -> tuple[ops.VocabStats, Callable[[Tensor], Tensor]]:
         """Statistics [B, R] of the rows that are seen, and a look at single logits."""
         shape = seen.shape
-        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1))
+        logits = self.scorer.logits(self.model, hidden)
         stats = ops.vocab_stats(
             logits,
             self.needs.k,

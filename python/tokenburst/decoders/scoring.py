@@ -35,6 +35,8 @@ class Scorer:
         mask_id: the mask token.
         shift: 1 where the model's row i predicts position i + 1 (Dream), else 0.
         block_length: of a block-causal model, None where everything sees everything.
+        guidance: [B] float32, weight of classifier-free guidance; None = none of it.
+        prompt: [B] int32, tokens at the front of each row that the unguided half does not see.
     """
 
     def __init__(
@@ -47,8 +49,12 @@ class Scorer:
         mask_id: int,
         shift: int = 0,
         block_length: int | None = None,
+        guidance: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> None:
         device, batch = lengths.device, len(lengths)
+        self.guidance, self.prompt = guidance, prompt
+        self.halves = 1 if guidance is None else 2  # guided rows, then unguided ones
         self.cache, self.mask_id, self.shift, self.block_length = (
             cache,
             mask_id,
@@ -63,7 +69,7 @@ class Scorer:
         self.visible = lengths  # [B] int32, rows that are seen
         self.slot = self.place  # [B, W] where the rows of the wanted positions end up
         if cache is not None:
-            self.kv = RowCache(model.config, batch, length, model.dtype, device)
+            self.kv = RowCache(model.config, self.halves * batch, length, model.dtype, device)
             self.fresh = torch.ones(batch, 1, dtype=torch.bool, device=device)
             self.masked = torch.ones(batch, length, dtype=torch.bool, device=device)
 
@@ -125,9 +131,15 @@ class Scorer:
 
     def forward(self, model: Any, x: Tensor, width: int) -> Tensor:
         """Hidden rows [B, W, hidden] from which the wanted positions are predicted."""
-        fed, options = self.fed[:, :width], {}
+        fed, count, visible = self.fed[:, :width], self.count, self.visible
+        if self.prompt is not None:
+            unguided = x.where(self.place >= self.prompt[:, None], self.mask_id)
+            x = torch.cat([x, unguided])
+            fed = fed if len(fed) == 1 else fed.repeat(2, 1)
+            count, visible = count.repeat(2), visible.repeat(2)
+        options = {}
         if self.cache is not None:
-            live = self.place[:, :width] < self.count[:, None]
+            live = self.place[:, :width] < count[:, None]
             x = x.gather(1, fed).where(live, 0)
             self.kv.place_at(fed.where(live, self.length))
             options = {"past_key_values": self.kv}
@@ -136,20 +148,33 @@ class Scorer:
             position_ids=fed,
             use_cache=self.cache is not None,
             token_context=TokenContext(
-                kv_len=self.visible - self.count,
-                n_nodes=self.count,
+                kv_len=visible - count,
+                n_nodes=count,
                 ancestors=self._ancestors(fed, width),
                 causal=False,
             ),
             **options,
         ).last_hidden_state
+        if self.prompt is not None:
+            hidden, unguided = hidden.chunk(2)
+            self.unguided = unguided[self.row, self.slot]
         return hidden[self.row, self.slot]
+
+    def logits(self, model: Any, hidden: Tensor) -> Tensor:
+        """[B * W, V] of the hidden rows of the last forward, guidance applied."""
+        head = model.get_output_embeddings()
+        logits = head(hidden.flatten(0, 1))
+        if self.guidance is None:
+            return logits
+        unguided = head(self.unguided.flatten(0, 1))
+        weight = (self.guidance + 1).to(logits.dtype).repeat_interleave(hidden.shape[1])
+        return unguided + weight[:, None] * (logits - unguided)
 
     def _ancestors(self, fed: Tensor, width: int) -> Tensor | None:
         """Who sees whom where a forward spans several blocks of a block-causal model."""
         if self.block_length is None or (self.cache is not None and width <= self.block_length):
             return None
-        block = (fed // self.block_length).expand(len(self.count), -1)
+        block = (fed // self.block_length).expand(self.halves * len(self.count), -1)
         return bitmask(block[:, None, :] <= block[:, :, None])
 
 
