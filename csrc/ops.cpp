@@ -8,13 +8,13 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
   m.def("vocab_stats(Tensor logits, int k=1, *, Tensor? rows=None, Tensor? suppress=None, Tensor? temperature=None, Tensor? rng=None) -> (Tensor ids, Tensor values, Tensor lse, Tensor token, Tensor confidence, Tensor margin, Tensor entropy, Tensor n_nan)");
 
   // attention
-  m.def("attn_tree(Tensor q, Tensor k_cache, Tensor v_cache, Tensor kv_len, *, Tensor? ancestors=None, Tensor? n_nodes=None, bool causal=True, int? window=None, float? scale=None) -> (Tensor out, Tensor lse)");
+  m.def("attn_tree(Tensor q, Tensor k_cache, Tensor v_cache, Tensor kv_len, *, Tensor? ancestors=None, Tensor? n_nodes=None, Tensor? page_table=None, bool causal=True, int? window=None, float? scale=None) -> (Tensor out, Tensor lse)");
   m.def("attn_block_mass(Tensor q, Tensor k, int block, *, Tensor? prompt_len=None, Tensor? kv_len=None, float? scale=None) -> (Tensor prefix_mass, Tensor generation_mass)");
   m.def("attn_select_blocks(Tensor prefix_mass, Tensor generation_mass, int length, int block, float keep, *, Tensor? prompt_len=None, Tensor? kv_len=None) -> Tensor bits");
   // tree
   m.def("tree_build(Tensor parent, Tensor n_nodes) -> (Tensor depth, Tensor first_child, Tensor next_sibling, Tensor ancestors)");
   m.def("tree_verify_greedy(Tensor tokens, Tensor argmax, Tensor parent, Tensor n_nodes, *, Tensor? eos=None) -> (Tensor path, Tensor n_accepted, Tensor next_token)");
-  m.def("tree_commit_kv_(Tensor(a!)[] k_caches, Tensor(b!)[] v_caches, Tensor kv_len, Tensor path, Tensor n_accepted) -> ()");
+  m.def("tree_commit_kv_(Tensor(a!)[] k_caches, Tensor(b!)[] v_caches, Tensor kv_len, Tensor path, Tensor n_accepted, *, Tensor? page_table=None) -> ()");
   // recycle
   m.def("recycle_draft(Tensor adjacency, Tensor root, Tensor parent, Tensor rank, *, Tensor? group=None) -> Tensor tokens");
   m.def("recycle_update_(Tensor(a!) adjacency, Tensor tokens, Tensor ids, *, Tensor? n_nodes=None, Tensor? group=None) -> ()");

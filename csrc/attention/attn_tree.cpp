@@ -27,19 +27,39 @@ void check_lengths(const Check& check, const Ints& kv_len, const Ints& n_nodes, 
   }
 }
 
+// The pages that hold rows which somebody may see; those a window has left behind may be gone.
+void check_pages(const Check& check, const AttnTreeParams& p) {
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const int64_t count = p.n_nodes.present() ? p.n_nodes[b] : p.nodes;
+    const int64_t first = p.window ? p.kv_len[b] - attn_tree_reach(p) : 0;
+    for (int64_t i = first > 0 ? first / p.page_size : 0;
+         count > 0 && i * p.page_size < p.kv_len[b] + count; ++i) {
+      const int64_t page = p.page_table[b * p.table_width + i];
+      check.that(
+          0 <= page && page < p.pages, "page_table",
+          [&] {
+            return "0 <= page < " + std::to_string(p.pages) + " at place " + std::to_string(i) +
+                   " in sequence " + std::to_string(b);
+          },
+          page);
+    }
+  }
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                      const Tensor& kv_len, const OptionalTensor& ancestors,
-                                     const OptionalTensor& n_nodes, bool causal,
+                                     const OptionalTensor& n_nodes,
+                                     const OptionalTensor& page_table, bool causal,
                                      std::optional<int64_t> window, std::optional<double> scale) {
   const Check check("attn_tree", q, "q");
   check.floating(q, "q", {any, any, any, any});
   const int64_t batch = q.size(0), heads = q.size(1), nodes = q.size(2), dim = q.size(3);
   const int64_t words = (nodes + 31) / 32;
-  check.floating(k_cache, "k_cache", {batch, any, any, dim});
-  const int64_t kv_heads = k_cache.size(1), capacity = k_cache.size(2);
-  check.floating(v_cache, "v_cache", {batch, kv_heads, capacity, dim});
+  check.floating(k_cache, "k_cache", {page_table ? any : batch, any, any, dim});
+  const int64_t kv_heads = k_cache.size(1), page_size = k_cache.size(2);
+  check.floating(v_cache, "v_cache", {k_cache.size(0), kv_heads, page_size, dim});
   check.same_dtype(k_cache, "k_cache", q, "q");
   check.same_dtype(v_cache, "v_cache", q, "q");
   check.last_dim_contiguous(q, "q");
@@ -48,15 +68,23 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
   check.integer(kv_len, "kv_len", {batch});
   check.optional(&Check::int32, ancestors, "ancestors", {batch, nodes, words});
   check.optional(&Check::integer, n_nodes, "n_nodes", {batch});
+  check.optional(&Check::int32, page_table, "page_table", {batch, any});
   check.that(dim > 0 && dim % 8 == 0 && dim <= 256, "q", "a head dim of 8, 16, 24, ... 256", dim);
   check.that(kv_heads > 0 && heads % kv_heads == 0, "q",
              "a multiple of the " + std::to_string(kv_heads) + " heads of k_cache", heads);
 
+  const int64_t table_width = page_table ? page_table->size(1) : 1;
+  if (page_table) {
+    check.that(page_size > 0 && page_size % 16 == 0, "k_cache", "pages of 16, 32, 48, ... rows",
+               page_size);
+  }
+  const int64_t capacity = table_width * page_size;
   check.that(capacity < (int64_t{1} << 30), "k_cache", "less than 2^30 rows", capacity);
   if (window) check.that(*window > 0, "window", "at least 1 key", *window);
 
   const Tensor kv_len_ = packed(kv_len);
   const OptionalTensor ancestors_ = packed(ancestors), n_nodes_ = packed(n_nodes);
+  const OptionalTensor page_table_ = packed(page_table);
   if (check.on_cpu()) {
     check_lengths(check, ints(kv_len_), ints(n_nodes_), batch, nodes, capacity);
   }
@@ -84,6 +112,10 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
       .kv_len = ints(kv_len_),
       .n_nodes = ints(n_nodes_),
       .ancestors = ancestors_ ? ancestors_->const_data_ptr<int32_t>() : nullptr,
+      .page_table = page_table_ ? page_table_->const_data_ptr<int32_t>() : nullptr,
+      .table_width = table_width,
+      .page_size = page_size,
+      .pages = k_cache.size(0),
       .out = out.mutable_data_ptr(),
       .lse = lse.mutable_data_ptr<float>(),
       .splits = 1,
@@ -94,6 +126,7 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
   strides_of(k_cache, params.k_stride);
   strides_of(v_cache, params.v_stride);
 
+  if (check.on_cpu() && page_table) check_pages(check, params);
   OptionalTensor partial;
   if (!check.on_cpu()) {
     const int64_t near = params.window ? 2 * attn_tree_reach(params) + nodes : capacity;

@@ -82,6 +82,41 @@ __device__ Sight sight_of(const AttnTreeParams& p, const Place& at, int node) {
   return {end, end};
 }
 
+// Keys or values of one sequence and head. Sixteen rows from a multiple of 16 on lie in one page.
+template <class T>
+struct Cache {
+  const T* data;
+  int64_t stride, page_stride;
+  const int32_t* table;  // null: one page holds all rows
+  int page_size, pages;
+
+  __device__ Cache(const AttnTreeParams& p, const void* cache, const int64_t (&strides)[3],
+                   const Place& at)
+      : data(static_cast<const T*>(cache) + (p.page_table ? 0 : at.b * strides[0]) +
+             at.kv_head * strides[1]),
+        stride(strides[2]),
+        page_stride(strides[0]),
+        table(p.page_table ? p.page_table + at.b * p.table_width : nullptr),
+        page_size(static_cast<int>(p.page_size)),
+        pages(static_cast<int>(p.pages)) {}
+
+  __device__ const T* row(int r) const {  // null in a page that does not exist
+    if (table == nullptr) return data + r * stride;
+    const int page = table[r / page_size];
+    if (page < 0 || page >= pages) return nullptr;
+    return data + page * page_stride + r % page_size * stride;
+  }
+
+  // Bit i = row start + i exists, for the rows before `end`; the others may be said to.
+  __device__ unsigned long long existing(int start, int end) const {
+    unsigned long long bits = ~0ull;
+    for (int i = 0; table != nullptr && i < kv_tile && start + i < end; i += 16) {
+      if (row(start + i) == nullptr) bits &= ~(0xffffull << i);
+    }
+    return bits;
+  }
+};
+
 // Bit i = node sees cache row start + i.
 __device__ unsigned long long visible_rows(const AttnTreeParams& p, const Place& at, int node,
                                            const Sight& sight, int start) {

@@ -14,13 +14,16 @@ struct AttnTreeParams {
   float scale;
   const void* q;  // [batch, heads, nodes, dim]
   const void* k;  // [batch, kv_heads, capacity, dim], node j of sequence b in row kv_len[b] + j
-  const void* v;  // the same
+  const void* v;  // the same; with a page table both are [pages, kv_heads, page_size, dim]
   int64_t q_stride[3], k_stride[3], v_stride[3];  // in elements; the last dimension is contiguous
   Ints kv_len;                                    // [batch]
   Ints n_nodes;                                   // [batch], may be absent: nodes
   const int32_t* ancestors;  // [batch, nodes, words], bit j = node j is visible; may be null
-  void* out;                 // [batch, nodes, heads, dim]
-  float* lse;                // [batch, heads, nodes]
+  const int32_t*
+      page_table;  // [batch, table_width], row r is in page [b, r / page_size]; may be null
+  int64_t table_width, page_size, pages;
+  void* out;   // [batch, nodes, heads, dim]
+  float* lse;  // [batch, heads, nodes]
 
   // CUDA: split s takes the tiles of 64 cache rows s, s + splits, ... and leaves a partial result,
   // unless there is one split only.

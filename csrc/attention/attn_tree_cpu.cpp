@@ -40,15 +40,47 @@ inline void with_rows(int64_t n, F f) {
   }
 }
 
-// packed[d][key], zero from key `count` on, so that eight scores grow in one register.
+// Keys or values of one sequence and head. Eight rows from a multiple of eight on lie in one page.
 template <class T>
-void pack_keys(const T* keys, int64_t stride, int64_t count, int64_t dim, float* packed) {
+struct Cache {
+  const T* data;
+  int64_t stride, page_stride;
+  const int32_t* table;  // null: one page holds all rows
+  int64_t page_size, pages;
+
+  Cache(const AttnTreeParams& p, const void* cache, const int64_t (&strides)[3], int64_t b,
+        int64_t kv_head)
+      : data(static_cast<const T*>(cache) + (p.page_table ? 0 : b * strides[0]) +
+             kv_head * strides[1]),
+        stride(strides[2]),
+        page_stride(strides[0]),
+        table(p.page_table ? p.page_table + b * p.table_width : nullptr),
+        page_size(p.page_size),
+        pages(p.pages) {}
+
+  // Null for a page that is gone, as those may be that a window has left behind.
+  const T* row(int64_t r) const {
+    if (table == nullptr) return data + r * stride;
+    const int64_t page = table[r / page_size];
+    if (page < 0 || page >= pages) return nullptr;
+    return data + page * page_stride + r % page_size * stride;
+  }
+  bool one_page(int64_t start, int64_t count) const {
+    return table == nullptr || start / page_size == (start + count - 1) / page_size;
+  }
+};
+
+// packed[d][key] of the rows from `start` on, zero from key `count` on, so that eight scores grow
+// in one register.
+template <class T>
+void pack_keys(const Cache<T>& cache, int64_t start, int64_t count, int64_t dim, float* packed) {
   for (int64_t key = 0; key < tile; key += 8) {
+    const T* keys = key < count ? cache.row(start + key) : nullptr;
     for (int64_t d = 0; d < dim; d += 8) {
       F32x8 block[8];
       for (int i = 0; i < 8; ++i) {
         block[i] =
-            key + i < count ? F32x8::load(keys + (key + i) * stride + d) : F32x8::splat(0.0f);
+            keys && key + i < count ? F32x8::load(keys + i * cache.stride + d) : F32x8::splat(0.0f);
       }
       transpose(block);
       for (int i = 0; i < 8; ++i) block[i].store(packed + (d + i) * tile + key);
@@ -57,10 +89,11 @@ void pack_keys(const T* keys, int64_t stride, int64_t count, int64_t dim, float*
 }
 
 template <class T>
-void pack_values(const T* values, int64_t stride, int64_t count, int64_t dim, float* packed) {
+void pack_values(const Cache<T>& cache, int64_t start, int64_t count, int64_t dim, float* packed) {
   for (int64_t key = 0; key < count; ++key) {
-    for (int64_t d = 0; d < dim; d += 8) {
-      F32x8::load(values + key * stride + d).store(packed + key * dim + d);
+    const T* values = cache.row(start + key);
+    for (int64_t d = 0; values && d < dim; d += 8) {
+      F32x8::load(values + d).store(packed + key * dim + d);
     }
   }
 }
@@ -166,6 +199,7 @@ struct Workspace {
   float *keys, *values;          // one tile, or all tail tiles of keys for a tree
   float *s, *weight;             // [strip][score_stride], [tile]
   int64_t *begin, *end;          // positions that a query sees in memory order
+  int64_t* place;                // of the values of each tail row, in elements
   int32_t* visible;              // tail rows that a node sees, in path order
   int64_t score_stride;
 
@@ -174,8 +208,9 @@ struct Workspace {
     score_stride = tail * tile;
     const int64_t floats = 2 * rows * p.dim + 2 * rows + tail * tile * p.dim + tile * p.dim +
                            strip * score_stride + score_stride;
-    auto* memory = static_cast<float*>(scratch(floats * sizeof(float) + 2 * rows * sizeof(int64_t) +
-                                               score_stride * sizeof(int32_t)));
+    const int64_t wide = 2 * rows + score_stride;
+    auto* memory = static_cast<float*>(
+        scratch(floats * sizeof(float) + wide * sizeof(int64_t) + score_stride * sizeof(int32_t)));
     const auto take = [&](int64_t n) {
       float* from = memory;
       memory += n;
@@ -191,7 +226,8 @@ struct Workspace {
     sum = take(rows);
     begin = reinterpret_cast<int64_t*>(memory);
     end = begin + rows;
-    visible = reinterpret_cast<int32_t*>(end + rows);
+    place = end + rows;
+    visible = reinterpret_cast<int32_t*>(place + score_stride);
   }
 };
 
@@ -202,11 +238,16 @@ class Item {
  public:
   Item(const AttnTreeParams& p, const Workspace& w, int64_t b, int64_t kv_head, int64_t first,
        int64_t rows)
-      : p_(p), w_(w), b_(b), kv_head_(kv_head), first_(first), group_(p.heads / p.kv_heads) {
+      : p_(p),
+        w_(w),
+        b_(b),
+        kv_head_(kv_head),
+        first_(first),
+        group_(p.heads / p.kv_heads),
+        k_(p, p.k, p.k_stride, b, kv_head),
+        v_(p, p.v, p.v_stride, b, kv_head) {
     prefix_ = p.kv_len[b];
     nodes_ = p.n_nodes.present() ? p.n_nodes[b] : p.nodes;
-    k_ = static_cast<const T*>(p.k) + b * p.k_stride[0] + kv_head * p.k_stride[1];
-    v_ = static_cast<const T*>(p.v) + b * p.v_stride[0] + kv_head * p.v_stride[1];
     rows_ = clamp(nodes_ * group_ - first, 0, rows);  // padding nodes are the last rows
   }
 
@@ -257,12 +298,11 @@ class Item {
     const int64_t end = all.last;
     for (int64_t start = all.first / tile * tile; start < end; start += tile) {
       const int64_t keys = clamp(end - start, 0, tile);
-      pack_keys(k_ + start * p_.k_stride[2], p_.k_stride[2], keys, p_.dim, w_.keys);
-      if constexpr (sizeof(T) == sizeof(float)) {
-        attend_tile(start, reinterpret_cast<const float*>(v_) + start * p_.v_stride[2],
-                    p_.v_stride[2]);
+      pack_keys(k_, start, keys, p_.dim, w_.keys);
+      if (sizeof(T) == sizeof(float) && v_.one_page(start, keys)) {
+        attend_tile(start, reinterpret_cast<const float*>(v_.row(start)), v_.stride);
       } else {
-        pack_values(v_ + start * p_.v_stride[2], p_.v_stride[2], keys, p_.dim, w_.values);
+        pack_values(v_, start, keys, p_.dim, w_.values);
         attend_tile(start, w_.values, p_.dim);
       }
     }
@@ -339,10 +379,12 @@ class Item {
     const int64_t dim = p_.dim, start = prefix_ / tile * tile, rest = prefix_ - start;
     const int64_t keys = rows_ > 0 ? rest + nodes_ : 0;
     for (int64_t t = 0; t < keys; t += tile) {
-      pack_keys(k_ + (start + t) * p_.k_stride[2], p_.k_stride[2], clamp(keys - t, 0, tile), dim,
-                w_.keys + t * dim);
+      pack_keys(k_, start + t, clamp(keys - t, 0, tile), dim, w_.keys + t * dim);
     }
-    const T* values = v_ + start * p_.v_stride[2];
+    for (int64_t t = 0; t < keys; ++t) {
+      const T* values = v_.row(start + t);
+      w_.place[t] = values ? values - v_.data : 0;
+    }
     int64_t listed = -1, count = 0;
     for (int64_t r = 0; r < rows_; r += strip) {
       const int64_t strip_rows = clamp(rows_ - r, 0, strip);
@@ -362,14 +404,15 @@ class Item {
           listed = node(r + i);
           count = list_visible(listed, rest);
         }
-        attend_tail(r + i, start, w_.s + i * w_.score_stride, values, count);
+        attend_tail(r + i, start, w_.s + i * w_.score_stride, count);
       }
     }
   }
 
-  void attend_tail(int64_t r, int64_t start, const float* s, const T* values, int64_t count) {
+  void attend_tail(int64_t r, int64_t start, const float* s, int64_t count) {
     float* weight = w_.weight;
-    const int64_t stride = p_.v_stride[2];
+    const T* values = v_.data;
+    const int64_t* place = w_.place;
     for (int64_t t = 0; t < count; t += tile) {
       const int64_t keys = clamp(count - t, 0, tile);
       const int64_t from = clamp(w_.begin[r] - start - t, 0, keys);
@@ -380,7 +423,7 @@ class Item {
       visible += from;
       add_values<1, 8>(
           weight + from, &factor, keys - from,
-          [=](int64_t j) { return values + visible[j] * stride; }, p_.dim, 0, w_.o + r * p_.dim);
+          [=](int64_t j) { return values + place[visible[j]]; }, p_.dim, 0, w_.o + r * p_.dim);
     }
   }
 
@@ -422,7 +465,7 @@ class Item {
   const AttnTreeParams& p_;
   const Workspace& w_;
   int64_t b_, kv_head_, first_, group_, prefix_, nodes_, rows_;
-  const T *k_, *v_;
+  Cache<T> k_, v_;
 };
 
 template <class T>

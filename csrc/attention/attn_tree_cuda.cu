@@ -39,10 +39,10 @@ __global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnTreeParams
   const int node = row / group, head = at.kv_head * group + row % group;
   const T* q = static_cast<const T*>(p.q) + at.b * p.q_stride[0] + head * p.q_stride[1] +
                node * p.q_stride[2];
-  const T* k = static_cast<const T*>(p.k) + at.b * p.k_stride[0] + at.kv_head * p.k_stride[1];
-  const T* v = static_cast<const T*>(p.v) + at.b * p.v_stride[0] + at.kv_head * p.v_stride[1];
+  const Cache<T> k(p, p.k, p.k_stride, at), v(p, p.v, p.v_stride, at);
+  const int64_t steps = k.stride | (k.table ? k.page_stride : 0);
   const bool vectors =
-      (reinterpret_cast<uintptr_t>(k) | p.k_stride[2] * static_cast<int64_t>(sizeof(T))) % 16 == 0;
+      (reinterpret_cast<uintptr_t>(k.data) | steps * static_cast<int64_t>(sizeof(T))) % 16 == 0;
   for (int d = lane; d < dim; d += 32) queries[warp][d] = widen(q[d]) * (p.scale * log2_e);
   __syncwarp();
 
@@ -50,15 +50,15 @@ __global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnTreeParams
   const Sight sight = sight_of(p, at, node);
   const int step = static_cast<int>(p.splits) * kv_tile;
   for (int start = first_tile(p, at, sight.from); start < sight.to; start += step) {
-    const unsigned long long seen = visible_rows(p, at, node, sight, start);
+    const unsigned long long seen =
+        visible_rows(p, at, node, sight, start) & k.existing(start, sight.to);
     for (int half = 0; half < 2; ++half) {  // lane = key
       const unsigned visible = static_cast<unsigned>(seen >> (32 * half));
       if (visible == 0) continue;
       const int base = start + 32 * half;
       float score = -INFINITY;
       if (visible >> lane & 1) {
-        const T* key = k + (base + lane) * p.k_stride[2];
-        score = dot(queries[warp], key, dim, vectors);
+        score = dot(queries[warp], k.row(base + lane), dim, vectors);
       }
       const float higher = fmaxf(maximum, warp_max(score));
       const float zero = higher == -INFINITY ? 0.0f : higher;
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnTreeParams
       for (int j = 0; j < 32; ++j) {
         const float w = __shfl_sync(full_warp, weight, j);
         if (!(visible >> j & 1)) continue;
-        const T* value = v + (base + j) * p.v_stride[2];
+        const T* value = v.row(base + j);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const int d = 32 * i + lane;

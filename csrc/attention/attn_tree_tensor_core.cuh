@@ -35,13 +35,13 @@ struct TensorCore {
 
   // Rows outside [from, end) are zero: their weight is 0, and 0 times what the cache holds may be
   // NaN.
-  __device__ static void copy_tile(T* shared, const T* rows, int64_t stride, int start, int from,
-                                   int end) {
+  __device__ static void copy_tile(T* shared, const Cache<T>& cache, int start, int from, int end) {
 #pragma unroll 2  // more would hold too many addresses in registers
     for (int i = 0; i < copies; ++i) {
       const int index = i * threads + threadIdx.x, row = index / chunks, d = index % chunks * 8;
       const bool fill = from <= start + row && start + row < end;
-      cp_async16(shared + row * pitch + d, rows + (fill ? (start + row) * stride + d : 0), fill);
+      const T* source = fill ? cache.row(start + row) : nullptr;
+      cp_async16(shared + row * pitch + d, source ? source + d : cache.data, source != nullptr);
     }
   }
 };
@@ -55,8 +55,7 @@ __global__ void __launch_bounds__(32 * warps, 2) tensor_core_kernel(AttnTreePara
   const int group = static_cast<int>(p.heads / p.kv_heads);
   const int rows = static_cast<int>(p.nodes) * group;
   const Place at = place_of(p, (rows + 16 * warps - 1) / (16 * warps));
-  const T* k = static_cast<const T*>(p.k) + at.b * p.k_stride[0] + at.kv_head * p.k_stride[1];
-  const T* v = static_cast<const T*>(p.v) + at.b * p.v_stride[0] + at.kv_head * p.v_stride[1];
+  const Cache<T> k(p, p.k, p.k_stride, at), v(p, p.v, p.v_stride, at);
 
   int row[2], node[2], head[2];
   for (int h = 0; h < 2; ++h) {
@@ -108,8 +107,8 @@ __global__ void __launch_bounds__(32 * warps, 2) tensor_core_kernel(AttnTreePara
   int stage = 0;
   const auto fetch = [&](int tile, int into) {
     T* keys = shared + into * 2 * Core::tile_size;
-    Core::copy_tile(keys, k, p.k_stride[2], tile, from, end);
-    Core::copy_tile(keys + Core::tile_size, v, p.v_stride[2], tile, from, end);
+    Core::copy_tile(keys, k, tile, from, end);
+    Core::copy_tile(keys + Core::tile_size, v, tile, from, end);
     cp_async_commit();
   };
   if (start < end) fetch(start, 0);
@@ -147,12 +146,13 @@ __global__ void __launch_bounds__(32 * warps, 2) tensor_core_kernel(AttnTreePara
       for (int i = 0; i < 4; ++i) score[n][i] *= scale;
     }
     // Only here do rows of the block differ in what they see.
-    if (start + kv_tile > at.prefix || start < masked_until) {
+    const unsigned long long existing = k.existing(start, end);
+    if (start + kv_tile > at.prefix || start < masked_until || existing != ~0ull) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const Sight sight = sight_of(p, at, node[h]);
         const unsigned long long seen =
-            visible_rows(p, at, node[h], sight, start) >> (2 * (lane % 4));
+            (visible_rows(p, at, node[h], sight, start) & existing) >> (2 * (lane % 4));
 #pragma unroll
         for (int n = 0; n < key_tiles; ++n) {
           if (!(seen >> (8 * n) & 1)) score[n][2 * h] = -INFINITY;

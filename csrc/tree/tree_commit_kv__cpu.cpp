@@ -10,13 +10,13 @@ namespace {
 
 void commit_sequence(const TreeCommitKvParams& p, const KvCache& cache, int64_t b) {
   const int64_t count = p.n_accepted[b], length = p.kv_len[b];
-  for (int64_t h = 0; h < cache.heads; ++h) {
-    char* rows = static_cast<char*>(cache.data) + b * cache.batch_stride + h * cache.head_stride +
-                 length * cache.row_stride;
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t node = p.path[b * p.path_length + j];
-      if (node == j) continue;
-      std::memcpy(rows + j * cache.row_stride, rows + node * cache.row_stride, cache.row_bytes);
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t node = p.path[b * p.path_length + j];
+    if (node == j) continue;
+    char* to = cache_row(p, cache, b, length + j);
+    const char* from = cache_row(p, cache, b, length + node);
+    for (int64_t h = 0; h < cache.heads; ++h) {
+      std::memcpy(to + h * cache.head_stride, from + h * cache.head_stride, cache.row_bytes);
     }
   }
 }

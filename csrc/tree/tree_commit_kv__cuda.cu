@@ -18,22 +18,24 @@ __device__ void move_chunk(const TreeCommitKvParams& p, const KvCache& cache, in
   const int64_t room = p.capacity - length;
   const int64_t count = given < p.path_length ? given : p.path_length;
   const int chunks = cache.row_bytes / static_cast<int>(sizeof(Unit));
-  char* rows = static_cast<char*>(cache.data) + b * cache.batch_stride +
-               (chunk / chunks) * cache.head_stride + length * cache.row_stride +
-               (chunk % chunks) * sizeof(Unit);
+  const int64_t column = (chunk / chunks) * cache.head_stride + (chunk % chunks) * sizeof(Unit);
 
   for (int64_t first = 0; first < count; first += in_flight) {
     Unit value[in_flight];
-    bool moves[in_flight];
+    char* to[in_flight];  // null: nothing to do for a row in place, nor for a wild one
 #pragma unroll
     for (int i = 0; i < in_flight; ++i) {
       const int64_t j = first + i, node = j < count ? p.path[b * p.path_length + j] : -1;
-      moves[i] = j < node && node < room;  // nothing to do for a row in place, nor for a wild one
-      if (moves[i]) value[i] = *reinterpret_cast<const Unit*>(rows + node * cache.row_stride);
+      to[i] = nullptr;
+      if (!(j < node && node < room)) continue;
+      const char* from = cache_row(p, cache, b, length + node);
+      if (from == nullptr) continue;
+      value[i] = *reinterpret_cast<const Unit*>(from + column);
+      to[i] = cache_row(p, cache, b, length + j);
     }
 #pragma unroll
     for (int i = 0; i < in_flight; ++i) {
-      if (moves[i]) *reinterpret_cast<Unit*>(rows + (first + i) * cache.row_stride) = value[i];
+      if (to[i] != nullptr) *reinterpret_cast<Unit*>(to[i] + column) = value[i];
     }
   }
 }

@@ -120,6 +120,34 @@ def test_bits_depend_on_no_isa_thread_count_or_batch(shape):
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 
 
+@pytest.mark.parametrize("shape", ["random", "causal", "full"])
+@pytest.mark.parametrize("window", [None, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pages_have_the_bits_of_one_cache(shape, window, dtype, isa):
+    spec = dict(shape=shape, window=window, dtype=dtype, ragged=True)
+    args, kwargs = attend(3, 6, 2, 70, 24, 300, **spec)(torch.device("cpu"))
+    want = ops.attn_tree(*args, **kwargs)
+    for page in (16, 48, 64, 256):
+        args, kwargs = attend(3, 6, 2, 70, 24, 300, page=page, **spec)(torch.device("cpu"))
+        got = ops.attn_tree(*args, **kwargs)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("page", [-1, 4, 2**31 - 1])
+def test_refuses_pages_that_do_not_exist(page):
+    q, pool = torch.zeros(2, 2, 3, 8), torch.zeros(4, 2, 16, 8)
+    lengths, table = torch.tensor([40, 20]), torch.tensor([[0, 1, 2], [3, page, page]]).int()
+    ops.attn_tree(q, pool, pool, torch.tensor([40, 13]), page_table=table)  # nobody looks there
+    with pytest.raises(RuntimeError, match=f"0 <= page < 4 at place 1 in sequence 1, got {page}"):
+        ops.attn_tree(q, pool, pool, lengths, page_table=table)
+    with pytest.raises(RuntimeError, match=r"kv_len: expected at most 45 in sequence 0 .* got 46"):
+        ops.attn_tree(q, pool, pool, torch.tensor([46, 0]), page_table=table)
+    with pytest.raises(RuntimeError, match="k_cache: expected pages of 16, 32, 48"):
+        ops.attn_tree(q, pool[:, :, :8], pool[:, :, :8], lengths, page_table=table)
+    with pytest.raises(RuntimeError, match="page_table: expected int32, got int64"):
+        ops.attn_tree(q, pool, pool, lengths, page_table=table.long())
+
+
 def test_output_layout_is_heads_last_in_memory():
     args, kwargs = attend(2, 4, 2, 7, 16, 5)(torch.device("cpu"))
     out, lse = ops.attn_tree(*args, **kwargs)
@@ -155,6 +183,7 @@ def test_any_shape_equals_the_reference(data):
         ragged=data.draw(st.booleans()),
         strided=data.draw(st.booleans()),
         window=data.draw(st.sampled_from([None, 1, 2, 30, 64, 65, 200])),
+        page=data.draw(st.sampled_from([None, 16, 80, 128])),
     )
     args, kwargs = spec.make(torch.device("cpu"))
     got, want = ops.attn_tree(*args, **kwargs), ref.attention.attn_tree(*args, **kwargs)

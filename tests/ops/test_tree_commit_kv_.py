@@ -80,6 +80,20 @@ def test_refusals_write_nothing(change, message):
     assert all(torch.equal(a, b) for a, b in zip((*k, *v), before, strict=True))
 
 
+def test_refuses_pages_that_do_not_exist():
+    pool = torch.arange(3.0 * 4).reshape(3, 1, 4, 1)
+    args = torch.tensor([2]), torch.tensor([[0, 3, 5]]), torch.tensor([3])
+    before = pool.clone()
+    for table, place in (([-1, 1], 0), ([0, 3], 1)):
+        with pytest.raises(
+            RuntimeError, match=f"page_table: .* < 3 at place {place} in sequence 0"
+        ):
+            ops.tree_commit_kv_(
+                [pool], [pool.clone()], *args, page_table=torch.tensor([table]).int()
+            )
+    assert torch.equal(pool, before)
+
+
 def test_by_hand():
     k = torch.arange(8.0).reshape(1, 1, 8, 1)
     v = k + 10

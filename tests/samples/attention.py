@@ -24,6 +24,29 @@ def draw(g, dtype, *shape):
     return torch.randn(shape, generator=g).to(dtype)
 
 
+def paged(caches, lengths, first, size):
+    """The caches [B, H, S, D] in shuffled pages of `size` rows, and the table that finds them.
+
+    Pages of rows that nobody sees do not exist: what stands for them is no page.
+    """
+    batch, heads, rows, dim = caches[0].shape
+    width = -(-rows // size)
+    pages = batch * width + 3
+    g = torch.Generator().manual_seed(size)
+    order = torch.randperm(pages, generator=g)[: batch * width].reshape(batch, width)
+    table = order.to(torch.int32)
+    pools = [torch.full((pages, heads, size, dim), float("nan"), dtype=c.dtype) for c in caches]
+    for b in range(batch):
+        for i in range(width):
+            begin, end = i * size, min(rows, i * size + size)
+            if end <= first[b] or begin >= lengths[b]:
+                table[b, i] = (-1, pages, 2**31 - 1, -(2**31))[i % 4]
+                continue
+            for cache, pool in zip(caches, pools, strict=True):
+                pool[order[b, i], :, : end - begin] = cache[b, :, begin:end]
+    return pools, table
+
+
 def attend(
     batch,
     heads,
@@ -40,6 +63,7 @@ def attend(
     spare=3,
     wide=False,
     window=None,
+    page=None,
 ):
     """`shape`: a tree of `random_tree`, or "causal" / "full" without ancestors."""
 
@@ -54,12 +78,13 @@ def attend(
         rows = kv + nodes + spare
         q = draw(g, dtype, batch, heads, nodes, dim)
         k, v = (draw(g, dtype, batch, kv_heads, rows, dim) for _ in range(2))
+        first = [0] * batch
         for b in range(batch):
             end = int(lengths[b] + count[b])
             k[b, :, end:], v[b, :, end:], q[b, :, int(count[b]) :] = (float("nan"),) * 3
             if window is not None:
-                first = max(0, int(lengths[b]) - window + (shape != "full"))
-                k[b, :, :first], v[b, :, :first] = (float("nan"),) * 2
+                first[b] = max(0, int(lengths[b]) - window + (shape != "full"))
+                k[b, :, : first[b]], v[b, :, : first[b]] = (float("nan"),) * 2
         if strided:  # as projections and grown caches give them
             q = q.transpose(1, 2).contiguous().transpose(1, 2)
             k = torch.cat([k, k], 3).transpose(1, 2).contiguous().transpose(1, 2)[..., :dim]
@@ -67,6 +92,10 @@ def attend(
         kwargs = {"causal": shape != "full", "scale": scale}
         if window is not None:
             kwargs["window"] = window
+        if page is not None:
+            ends = [int(n) for n in lengths + count]
+            (k, v), table = paged((k, v), ends, first, page)
+            kwargs["page_table"] = table.to(device)
         if ragged:
             kwargs["n_nodes"] = count.to(device)
         if shape not in ("causal", "full"):
@@ -120,6 +149,13 @@ SAMPLES = {
         sample("window-prefill", 2, 2, 1, 200, 24, 0, window=70, shape="causal", ragged=True),
         sample("window-block", 2, 2, 1, 70, 24, 130, window=33, shape="full", ragged=True),
         sample("window-wider-than-all", 1, 2, 1, 5, 16, 7, window=2**62, shape="causal"),
+        sample("pages-of-16", 2, 4, 2, 81, 24, 130, page=16, ragged=True, opcheck=True),
+        sample("pages-of-64-window", 2, 2, 1, 33, 40, 260, page=64, window=70, ragged=True),
+        sample("pages-of-48-prefill", 2, 2, 2, 150, 16, 30, page=48, shape="causal", ragged=True),
+        sample("pages-of-256-block", 2, 4, 1, 20, 16, 100, page=256, shape="full", window=30),
+        sample("bf16-pages", 2, 4, 2, 40, 64, 200, page=16, dtype=BF16, ragged=True),
+        sample("fp16-pages-window", 2, 4, 1, 20, 80, 300, page=32, window=90, dtype=F16),
+        sample("bf16-pages-odd-dim", 1, 2, 1, 7, 72, 40, page=16, dtype=BF16, shape="causal"),
         sample("fp16-window-tree", 2, 8, 2, 37, 64, 500, window=130, dtype=F16, ragged=True),
         sample("bf16-window-chain", 1, 5, 1, 50, 80, 150, window=64, dtype=BF16, shape="causal"),
         sample("fp16-window-block", 2, 3, 3, 90, 96, 64, window=20, dtype=F16, shape="full"),

@@ -1,5 +1,7 @@
 """Samples of the tree room."""
 
+import math
+
 import torch
 
 from samples import Sample
@@ -73,17 +75,20 @@ def commit(
     ragged=False,
     layout="plain",
     index=torch.int32,
+    page=None,
 ):
     """Paths of ragged length over caches whose every value is different."""
 
     def cache(number, device):
         shape = (batch, heads, capacity, width)
-        values = torch.arange(batch * heads * capacity * width).remainder(251) + number
+        if page is not None:  # as many rows and a page that nobody has
+            shape = (batch * capacity // page + 1, heads, page, width)
+        values = torch.arange(math.prod(shape)).remainder(251) + number
         values = values.to(dtype).reshape(shape)
         if layout == "tokens-first":  # [B, S, H, D] in memory, as a fused QKV projection leaves it
             values = values.transpose(1, 2).contiguous().transpose(1, 2)
         if layout == "odd-rows":  # no row starts on a 16-byte boundary
-            wide = torch.zeros((batch, heads, capacity + 1, width + 3), dtype=dtype)
+            wide = torch.zeros((*shape[:2], shape[2] + 1, width + 3), dtype=dtype)
             wide[:, :, 1:, 1 : width + 1] = values
             values = wide[:, :, 1:, 1 : width + 1]
         return values.to(device) if layout == "plain" else _keep_strides(values, device)
@@ -100,7 +105,11 @@ def commit(
             path[b, : int(count[b])] = chosen[: int(count[b])].to(index)
         keys = [cache(7 * i, device) for i in range(layers)]
         values = [cache(7 * i + 3, device) for i in range(layers)]
-        return (keys, values, kv_len.to(device), path.to(device), count.to(device)), {}
+        kwargs = {}
+        if page is not None:
+            table = torch.randperm(batch * capacity // page, generator=g).to(torch.int32)
+            kwargs["page_table"] = table.reshape(batch, -1).to(device)
+        return (keys, values, kv_len.to(device), path.to(device), count.to(device)), kwargs
 
     return make
 
@@ -131,6 +140,15 @@ SAMPLES = {
         Sample("bf16-tokens-first", commit(3, dtype=torch.bfloat16, layout="tokens-first")),
         Sample("fp16-odd-rows", commit(2, dtype=torch.float16, width=5, layout="odd-rows")),
         Sample("fp32-odd-width", commit(2, width=3)),
+        Sample("pages-of-4", commit(3, ragged=True, page=4)),
+        Sample(
+            "bf16-pages-tokens-first",
+            commit(2, dtype=torch.bfloat16, layout="tokens-first", page=8),
+        ),
+        Sample(
+            "fp16-pages-odd-rows",
+            commit(2, dtype=torch.float16, width=5, layout="odd-rows", page=3),
+        ),
         Sample("two-launches", commit(1, layers=50, heads=1), opcheck=False),
     ],
     "tree_verify_greedy": [

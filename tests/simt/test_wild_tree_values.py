@@ -61,6 +61,21 @@ def test_only_possible_rows_move(ops, wild):
     assert only_inside(whole_k, k, -1.0) and only_inside(whole_v, v, -1.0)
 
 
+@pytest.mark.parametrize("wild", [-(2**31), -1, 4, 2**31 - 1])
+def test_rows_of_impossible_pages_stay(ops, wild):
+    pool = torch.arange(4.0 * 2 * 4 * 4).reshape(4, 2, 4, 4)
+    k, whole = guarded(pool, -1.0)
+    table = torch.tensor([[2, wild], [0, 1]], dtype=torch.int32)
+    lengths, accepted = torch.tensor([1, 1]), torch.tensor([3, 3])
+    path = torch.tensor([[0, 2, 4], [0, 2, 4]])
+    ops.tree_commit_kv_([k], [pool.clone()], lengths, path, accepted, page_table=table)
+    want = pool.clone()
+    want[2, :, 2] = pool[2, :, 3]  # row 5 of sequence 0 does not exist
+    want[0, :, 2:] = torch.stack([pool[0, :, 3], pool[1, :, 1]], 1)
+    assert torch.equal(k, want)
+    assert only_inside(whole, k, -1.0)
+
+
 @pytest.mark.parametrize("wild", [*WILD, -1, 9])
 @pytest.mark.parametrize("which", ["kv_len", "n_accepted"])
 def test_wild_lengths(ops, wild, which):

@@ -21,6 +21,7 @@ def attn_tree(
     *,
     ancestors: Tensor | None = None,
     n_nodes: Tensor | None = None,
+    page_table: Tensor | None = None,
     causal: bool = True,
     window: int | None = None,
     scale: float | None = None,
@@ -37,7 +38,7 @@ def attn_tree(
     Args:
         q: [B, Hq, N, D] float32, float16 or bfloat16; D a multiple of 8 up to 256 (16-bit
             tensors on a GPU meet tensor cores at 64, 80, 96 and 128).
-        k_cache: [B, Hkv, S, D], dtype of q; Hq is a multiple of Hkv.
+        k_cache: [B, Hkv, S, D], dtype of q; Hq is a multiple of Hkv. Pages with `page_table`.
         v_cache: [B, Hkv, S, D], dtype of q. These three may have any strides as long as the last
             dimension is contiguous.
         kv_len: [B] int32 or int64, committed rows of the cache, all visible.
@@ -45,6 +46,10 @@ def attn_tree(
             i sees node j; a node that sees itself has its own bit set.
         n_nodes: [B] int32 or int64, real nodes (default N); the others are padding, which sees
             nothing and whose cache rows are not read.
+        page_table: [B, P] int32; the caches are then [pages, Hkv, page size, D], pages of a
+            multiple of 16 rows, and row r of sequence b is row r % (page size) of page
+            page_table[b, r // (page size)]; S is P * (page size). Sequences may share pages.
+            Entries of rows that nobody sees may hold anything.
         causal: without `ancestors`: a chain (prefill, plain decoding), or all nodes see each other.
         window: at least 1; of the keys it sees otherwise, a query at position p keeps those at
             positions above p - window: itself and the window - 1 before it. Row r < kv_len[b]
@@ -58,11 +63,13 @@ def attn_tree(
 
     Raises:
         RuntimeError: wrong dtype, shape, strides, device or head dim; on the CPU also lengths that
-            are negative or leave no room for the nodes in the cache. On a GPU they are clamped.
+            are negative or leave no room for the nodes in the cache, and pages that do not exist.
+            On a GPU lengths are clamped and rows of impossible pages are not seen.
 
     Source: Miao et al., SpecInfer, arXiv 2305.09781 (tree attention); Dao, FlashAttention-2, arXiv
         2307.08691 (online softmax in tiles); Hong et al., FlashDecoding++, arXiv 2311.01282 (split
-        keys); Beltagy et al., Longformer, arXiv 2004.05150, and transformers (sliding windows).
+        keys); Beltagy et al., Longformer, arXiv 2004.05150, and transformers (sliding windows);
+        Kwon et al., PagedAttention, arXiv 2309.06180 (pages).
     """
     return Attended(
         *_attn_tree(
@@ -72,6 +79,7 @@ def attn_tree(
             kv_len,
             ancestors=ancestors,
             n_nodes=n_nodes,
+            page_table=page_table,
             causal=causal,
             window=window,
             scale=scale,
@@ -91,6 +99,7 @@ def _(
     *,
     ancestors=None,
     n_nodes=None,
+    page_table=None,
     causal=True,
     window=None,
     scale=None,

@@ -83,6 +83,8 @@ def tree_commit_kv_(
     kv_len: Tensor,
     path: Tensor,
     n_accepted: Tensor,
+    *,
+    page_table: Tensor | None = None,
 ) -> None:
     """Moves the accepted rows of every KV cache up to the committed ones, in place.
 
@@ -98,15 +100,20 @@ def tree_commit_kv_(
         path: [B, P] int32 or int64, accepted nodes ascending, as the verifying ops write them; what
             stands past n_accepted is not read.
         n_accepted: [B] int32 or int64, 0 leaves the sequence as it is.
+        page_table: [B, P] int32; the caches are then [pages, H, page size, D], all with the same
+            number of pages and page size, and row r of sequence b is row r % (page size) of page
+            page_table[b, r // (page size)]. Pages that rows move to belong to one sequence only.
 
     Raises:
         RuntimeError: wrong dtype, shape or device, unequal numbers of layers; on the CPU also
             0 <= n_accepted <= P violated, a path that does not ascend from 0 on, or
-            kv_len + path >= S. On a GPU such rows do not move.
+            kv_len + path >= S, or pages that do not exist. On a GPU such rows do not move.
 
     Source: Miao et al., SpecInfer, arXiv 2305.09781, section 4 (shared KV cache of a token tree).
     """
-    _tree_commit_kv_(list(k_caches), list(v_caches), kv_len, path, n_accepted)
+    _tree_commit_kv_(
+        list(k_caches), list(v_caches), kv_len, path, n_accepted, page_table=page_table
+    )
 
 
 _tree_build = torch.ops.tokenburst.tree_build.default
@@ -133,5 +140,5 @@ def _(parent, n_nodes):
 
 
 @torch.library.register_fake("tokenburst::tree_commit_kv_")
-def _(k_caches, v_caches, kv_len, path, n_accepted):
+def _(k_caches, v_caches, kv_len, path, n_accepted, *, page_table=None):
     return None

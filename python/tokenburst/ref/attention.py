@@ -15,6 +15,16 @@ def visible_nodes(
     return full.tril() if causal else full
 
 
+def rows_of(cache: Tensor, b: int, page_table: Tensor | None) -> Tensor:
+    """[H, S, D]: the rows of sequence b; those of impossible pages hold anything."""
+    if page_table is None:
+        return cache[b]
+    if not len(cache):
+        return cache.new_zeros(cache.shape[1], page_table.shape[1] * cache.shape[2], cache.shape[3])
+    pages = cache[page_table[b].long().clamp(0, len(cache) - 1)]  # [P, H, page size, D]
+    return pages.transpose(0, 1).flatten(1, 2)
+
+
 def within(mask: Tensor, prefix: int, window: int, both_sides: bool) -> Tensor:
     """[count, prefix + count] bool: which rows of the cache lie in the window of which node."""
     count, rows = mask.shape
@@ -34,6 +44,7 @@ def attn_tree(
     *,
     ancestors: Tensor | None = None,
     n_nodes: Tensor | None = None,
+    page_table: Tensor | None = None,
     causal: bool = True,
     window: int | None = None,
     scale: float | None = None,
@@ -52,11 +63,16 @@ def attn_tree(
         mask[:, prefix:] = visible_nodes(tree, count, causal, q.device)
         if window is not None:
             mask &= within(mask, prefix, window, both_sides=tree is None and not causal)
+        if page_table is not None:
+            page = page_table[b].long().repeat_interleave(k_cache.shape[2])[: prefix + count]
+            mask &= (page >= 0) & (page < k_cache.shape[0])
         used = mask.any(0)  # rows that nobody sees may hold anything
         mask = mask[:, used]
         keys, values = (
-            c[b, :, : prefix + count][:, used].double().repeat_interleave(group, 0)
-            for c in (k_cache, v_cache)
+            rows_of(cache, b, page_table)[:, : prefix + count][:, used]
+            .double()
+            .repeat_interleave(group, 0)
+            for cache in (k_cache, v_cache)
         )
         scores = q[b, :, :count].double() @ keys.transpose(1, 2) * scale
         scores = scores.masked_fill(~mask, -torch.inf)

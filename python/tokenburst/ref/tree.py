@@ -41,13 +41,23 @@ def tree_commit_kv_(
     kv_len: Tensor,
     path: Tensor,
     n_accepted: Tensor,
+    *,
+    page_table: Tensor | None = None,
 ) -> None:
     """Row kv_len + path[j] moves to kv_len + j; see `tokenburst.ops.tree_commit_kv_`."""
     for cache in (*k_caches, *v_caches):
-        for b in range(cache.shape[0]):
+        for b in range(kv_len.shape[0]):
             length, count = int(kv_len[b]), int(n_accepted[b])
-            source = length + path[b, :count].long()
-            cache[b, :, length : length + count] = cache[b, :, source.to(cache.device)].clone()
+            source = (length + path[b, :count].long()).to(cache.device)
+            target = torch.arange(length, length + count, device=cache.device)
+            if page_table is None:
+                cache[b, :, target] = cache[b, :, source]
+                continue
+            (to, row), (start, start_row) = (
+                (page_table[b, rows // cache.shape[2]].long(), rows % cache.shape[2])
+                for rows in (target, source)
+            )
+            cache[to, :, row] = cache[start, :, start_row]
 
 
 def tree_verify_greedy(
