@@ -6,6 +6,7 @@
 STABLE_TORCH_LIBRARY(tokenburst, m) {
   // vocab
   m.def("vocab_stats(Tensor logits, int k=1, *, Tensor? rows=None, Tensor? suppress=None, Tensor? temperature=None, Tensor? rng=None) -> (Tensor ids, Tensor values, Tensor lse, Tensor token, Tensor confidence, Tensor margin, Tensor entropy, Tensor n_nan)");
+  m.def("vocab_filter(Tensor logits, *, Tensor? rows=None, Tensor? uncond=None, Tensor? guidance=None, Tensor? suppress=None, Tensor? bias_ids=None, Tensor? bias=None, Tensor? unranked=None, Tensor? temperature=None, Tensor? rng=None, Tensor? top_k=None, Tensor? top_p=None, bool tempered=False) -> (Tensor token, Tensor confidence, Tensor margin, Tensor entropy, Tensor log_odds, Tensor gap, Tensor n_kept, Tensor n_nan)");
 
   // attention
   m.def("attn_tree(Tensor q, Tensor k_cache, Tensor v_cache, Tensor kv_len, *, Tensor? ancestors=None, Tensor? n_nodes=None, Tensor? page_table=None, bool causal=True, int? window=None, float? scale=None) -> (Tensor out, Tensor lse)");
@@ -25,6 +26,7 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
   m.def("ngram_update_(Tensor(a!) key, Tensor(b!) count, Tensor(c!) ids, Tensor(d!) probs, Tensor text, Tensor start, Tensor tokens, Tensor parent, Tensor top_ids, Tensor top_probs, *, Tensor? n_nodes=None, int most=4, int least=2) -> ()");
 
   // unmask
-  m.def("unmask_select_(Tensor(a!) x, Tensor position, Tensor token, int mask_id, *, Tensor? score=None, Tensor? rng=None, bool lowest_first=False, Tensor? top_k=None, Tensor? threshold=None, bool min_one=False, Tensor? commit_all=None) -> (Tensor committed, Tensor n_committed, Tensor n_left)");
+  m.def("unmask_select_(Tensor(a!) x, Tensor position, Tensor token, int mask_id, *, Tensor? score=None, Tensor? rng=None, bool lowest_first=False, bool strict=False, Tensor? top_k=None, Tensor? threshold=None, Tensor? factor=None, Tensor? budget=None, bool min_one=False, Tensor? commit_all=None, Tensor? most=None, Tensor? near=None, int reach=0, Tensor? reveal=None, Tensor? noise=None, Tensor? damped=None, Tensor? damping=None, Tensor? edit=None) -> (Tensor committed, Tensor n_committed, Tensor n_left, Tensor n_edited)");
+  m.def("unmask_remask_(Tensor(a!) x, Tensor position, int mask_id, *, Tensor score, int span=1, Tensor? top_k=None, Tensor? threshold=None, Tensor? most=None, Tensor? probability=None, Tensor? rng=None) -> (Tensor remasked, Tensor n_remasked)");
 }
 // clang-format on

@@ -17,28 +17,66 @@ from tokenburst.decoders.diffusion import (
     diffusion_generate,
 )
 from tokenburst.decoders.lookup import PromptLookup
+from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.recycling import TokenRecycling
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
-from tokenburst.decoders.unmasking import LowConfidence, Threshold, Unmasking
+from tokenburst.decoders.unmasking import (
+    Ascending,
+    Credit,
+    Dimple,
+    Dream,
+    Editing,
+    EntropyBudget,
+    EosDamping,
+    Factor,
+    LocalLeap,
+    LowConfidence,
+    Prophet,
+    ReMDM,
+    RunningConfidence,
+    SlowFast,
+    SpanMasking,
+    Stable,
+    Threshold,
+    Unmasking,
+    llada2,
+    sdar_dynamic,
+)
 from tokenburst.models.diffusion import load_diffusion, load_tokenizer
 from tokenburst.models.layouts import ntk_scale
 from tokenburst.patterns import BlockPattern
 
 __all__ = [
     "TEMPLATES",
+    "Ascending",
     "BlockCausalCache",
     "BlockPattern",
     "CachePolicy",
+    "Credit",
     "DelayedCache",
     "DiffusionDecoder",
     "DiffusionOutput",
     "DiffusionStats",
+    "Dimple",
+    "Dream",
     "DualCache",
+    "Editing",
+    "EntropyBudget",
+    "EosDamping",
+    "Factor",
     "FreeCache",
+    "LocalLeap",
     "LowConfidence",
     "PrefixCache",
     "PromptLookup",
+    "Prophet",
+    "ReMDM",
+    "RunningConfidence",
+    "Sampling",
+    "SlowFast",
+    "SpanMasking",
+    "Stable",
     "Threshold",
     "TokenRecycling",
     "TreeDecoder",
@@ -49,9 +87,11 @@ __all__ = [
     "__version__",
     "build_info",
     "diffusion_generate",
+    "llada2",
     "load_diffusion",
     "load_tokenizer",
     "ntk_scale",
     "ops",
+    "sdar_dynamic",
     "token_recycling",
 ]

@@ -37,12 +37,21 @@ def fresh(batch=2, length=6, candidates=4):
         ({"token": torch.full((2, 4), -2)}, "token: expected a token id, or -1 for none,.*got -2"),
         ({"mask_id": -1}, "mask_id: expected a token id, got -1"),
         ({"score": torch.zeros(2, 4).double()}, "score: expected float32, got float64"),
-        ({"score": None}, "score: expected exactly one of score and rng, got neither"),
-        ({"rng": torch.zeros(2, 3).long()}, "score: expected exactly one of .*got both"),
+        ({"score": None}, "score: expected score or rng, got neither"),
+        ({"rng": torch.zeros(2, 3).long()}, "rng: expected none beside score, unless"),
         ({"score": None, "rng": torch.zeros(2, 3)}, "rng: expected int64, got float32"),
         ({"top_k": torch.tensor([1, -1])}, "top_k: expected top_k >= 0 in sequence 1, got -1"),
         ({"threshold": torch.tensor([0.5, torch.nan])}, "threshold: expected a number.*got nan"),
         ({"top_k": None}, "top_k: expected at least one rule of .*got none"),
+        ({"factor": torch.tensor([1.0, -1.0])}, "factor: expected a number >= 0 in sequence 1"),
+        ({"factor": torch.ones(2), "lowest_first": True}, "factor: expected scores of which the h"),
+        ({"budget": torch.ones(2)}, "budget: expected scores of which the lowest is best"),
+        ({"near": torch.ones(2)}, "near: expected a threshold that makes anchors, got None"),
+        ({"reach": -1}, "reach: expected reach >= 0, got -1"),
+        ({"reveal": torch.ones(2)}, "rng: expected one for reveal and noise, got None"),
+        ({"most": torch.tensor([1, -3])}, "most: expected most >= 0 in sequence 1, got -3"),
+        ({"damping": torch.ones(2)}, "damping: expected both damped and damping"),
+        ({"edit": torch.tensor([torch.nan, 0.5])}, "edit: expected a number in sequence 0"),
         ({"commit_all": torch.zeros(2).long()}, "commit_all: expected bool, got int64"),
     ],
 )
@@ -126,3 +135,29 @@ def test_random_order_is_uniform_and_depends_on_its_names_only():
     rules["rng"] = rng.flip(0)
     ops.unmask_select_(back, position.flip(1), token, MASK, **rules)
     assert torch.equal(back.flip(0), x)
+
+
+def test_noise_draws_without_replacement_by_the_softmax_of_the_scores():
+    batch, weights = 6000, torch.tensor([0.5, 0.3, 0.15, 0.05])
+    x = torch.full((batch, 4), MASK)
+    position, token = torch.arange(4).expand(batch, -1), torch.ones(batch, 4).long()
+    rng = torch.stack([torch.full((batch,), 5), torch.arange(batch), torch.zeros(batch)], 1).long()
+    score = (0.5 * weights.log()).expand(batch, -1)
+    rules = {"rng": rng, "noise": torch.full((batch,), 0.5), "top_k": torch.full((batch,), 2)}
+    got = ops.unmask_select_(x, position, token, MASK, score=score, **rules)
+    pairs = weights * weights[:, None] / (1 - weights[:, None])
+    want = weights + (pairs - pairs.diag().diag()).sum(0)  # drawn first or second
+    error = (got.committed.float().mean(0) - want).abs()
+    assert float(error.max()) < 5 * (0.25 / batch) ** 0.5
+
+
+def test_reveal_commits_each_mask_with_its_probability():
+    batch = 6000
+    x = torch.full((batch, 3), MASK)
+    position, token = torch.arange(3).expand(batch, -1), torch.ones(batch, 3).long()
+    rng = torch.stack([torch.full((batch,), 5), torch.arange(batch), torch.zeros(batch)], 1).long()
+    got = ops.unmask_select_(
+        x, position, token, MASK, rng=rng, reveal=torch.full((batch,), 0.3)
+    ).committed.float()
+    assert float((got.mean(0) - 0.3).abs().max()) < 5 * (0.21 / batch) ** 0.5
+    assert abs(float((got[:, 0] * got[:, 1]).mean()) - 0.09) < 5 * (0.09 / batch) ** 0.5

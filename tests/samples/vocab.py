@@ -64,6 +64,43 @@ def sample(id, *args, **kwargs):
     return Sample(id, stats(*args, **kwargs), fields=CLOSE)
 
 
+def filtered(shape, *, lists=False, guided=False, top_k=None, top_p=None, **kwargs):
+    """Logits as above, with what `vocab_filter` does to them."""
+
+    def make(device):
+        (logits, _), options = stats(shape, **kwargs)(torch.device("cpu"))
+        g = torch.Generator().manual_seed(7)
+        count = len(options["rows"]) if "rows" in options else logits[..., 0].numel()
+        vocab = shape[-1]
+        if lists:
+            options["suppress"] = torch.tensor([0, vocab - 1, vocab // 2])
+            options["bias_ids"] = torch.tensor([vocab // 3, 1, 1], dtype=torch.int32)
+            options["bias"] = torch.tensor([2.5, -1.0, 3.0])
+            options["unranked"] = torch.tensor([vocab // 3, vocab - 2])
+        if guided:
+            options["uncond"] = logits + torch.randn(shape, generator=g).to(logits.dtype)
+            options["guidance"] = torch.tensor([0.0, 1.5, -0.5]).repeat(count)[:count]
+        if top_k is not None:
+            options["top_k"] = torch.tensor(top_k, dtype=torch.int32).repeat(count)[:count]
+        if top_p is not None:
+            options["top_p"] = torch.tensor(top_p).repeat(count)[:count]
+        if options.pop("tempered", False) or kwargs.get("temperature") is not None:
+            options["tempered"] = True
+        return (logits.to(device),), {
+            k: v.to(device) if torch.is_tensor(v) else v for k, v in options.items()
+        }
+
+    return make
+
+
+# confidence, margin, entropy, log odds and gap: float32 exponentials against float64 ones.
+NEAR = {1: (1e-8, 3e-6), 2: (3e-7, 3e-6), 3: (3e-6, 2e-6), 4: (4e-6, 1e-6), 5: (1e-6, 1e-6)}
+
+
+def filter_sample(id, *args, **kwargs):
+    return Sample(id, filtered(*args, **kwargs), fields=NEAR)
+
+
 f16, bf16 = torch.float16, torch.bfloat16
 
 SAMPLES = {
@@ -86,5 +123,40 @@ SAMPLES = {
         sample("large-logits", (3, 1000), k=3, scale=3e37, temperature=[1e-30, 1e30, 1.0]),
         sample("far-from-zero", (3, 2000), k=3, scale=30.0, shift=-4000.0, temperature=[3.0]),
         sample("flat", (2, 3000), k=3, scale=0.0, temperature=[1.0]),
+    ],
+    "vocab_filter": [
+        filter_sample("one-id", (3, 1)),
+        filter_sample("no-rows", (0, 7), temperature=[1.0], top_p=[0.5]),
+        filter_sample("plain", (4, 300)),
+        filter_sample("special-small", (6, 13), special=True, temperature=[1.0, 0.0]),
+        filter_sample("top-k", (5, 530), top_k=[0, 1, 3, 600], ties=True, temperature=[0.7]),
+        filter_sample("top-p", (6, 530), top_p=[0.1, 0.5, 0.9, 1.0], temperature=[1.0, 0.3]),
+        filter_sample(
+            "ties-cut",
+            (5, 90),
+            top_p=[0.3, 0.6],
+            top_k=[40],
+            scale=0.4,
+            ties=True,
+            dtype=bf16,
+            temperature=[1.0],
+        ),
+        filter_sample("greedy-filtered", (4, 200), top_p=[0.8], top_k=[5, 0]),
+        filter_sample("lists", (4, 700), lists=True, special=True, top_p=[0.95], dtype=f16),
+        filter_sample("guided", (3, 2, 100), guided=True, layout="transposed", rows=[5, 1, -1, 2]),
+        filter_sample(
+            "everything",
+            (4, 900),
+            guided=True,
+            lists=True,
+            special=True,
+            top_k=[30],
+            top_p=[0.9],
+            temperature=[0.5, 0.0, 2.0],
+            layout="slice",
+        ),
+        filter_sample("all-suppressed", (2, 9), suppress=list(range(9)), temperature=[1.0]),
+        filter_sample("large-logits", (3, 700), scale=3e37, temperature=[1e-30, 1.0], top_p=[0.9]),
+        filter_sample("long-bf16", (2, 20011), dtype=bf16, temperature=[1.0], top_p=[0.9]),
     ],
 }

@@ -12,6 +12,7 @@ from tokenburst.decoders.caches import CachePolicy, check_cache
 from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
 from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, run
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
+from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.scoring import Scorer
 from tokenburst.decoders.tasks import PerRow, Prompts, Task, to_generate, to_infill
 from tokenburst.decoders.unmasking import (
@@ -114,6 +115,7 @@ class DiffusionDecoder:
         seed: int | Tensor = 0,
         sequence_ids: Tensor | None = None,
         guidance: float | Tensor = 0.0,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
         callback: Callback | None = None,
@@ -137,6 +139,7 @@ class DiffusionDecoder:
             guidance: weight w of classifier-free guidance, a number >= 0 or [B]: logits are
                 u + (w + 1) (l - u), u being those with masks in place of the prompt (Nie et al.,
                 LLaDA, arXiv 2502.09992, appendix B). Twice the work where it is not 0.
+            sampling: top-p, top-k, suppressed and biased ids, and the precision of scores.
             eos_token_id: ids that end a row; default: the model's.
             pad_token_id: id that follows an end; default: the model's, else the first eos id.
             callback: called as callback(forwards, sequences) after each step; masks not yet decided
@@ -168,7 +171,7 @@ class DiffusionDecoder:
             eos=eos,
             pad=pad,
         )
-        chance = Chance(temperature, seed, sequence_ids)
+        chance = Chance(temperature, seed, sequence_ids, sampling)
         return self._run(task, chance, callback, progress, self._guidance(guidance, len(task.x)))
 
     def infill(
@@ -179,6 +182,7 @@ class DiffusionDecoder:
         temperature: float | Tensor = 0.0,
         seed: int | Tensor = 0,
         sequence_ids: Tensor | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         callback: Callback | None = None,
         progress: bool = False,
     ) -> DiffusionOutput:
@@ -190,6 +194,7 @@ class DiffusionDecoder:
             temperature: see `generate`.
             seed: see `generate`.
             sequence_ids: see `generate`.
+            sampling: see `generate`.
             callback: see `generate`.
             progress: show a progress bar.
 
@@ -203,7 +208,7 @@ class DiffusionDecoder:
         prompts = self._prompts(input_ids, attention_mask)
         causal_block, mask_id = self.causal_block, self.mask_id
         task = to_infill(prompts, attention_mask, causal_block=causal_block, mask_id=mask_id)
-        chance = Chance(temperature, seed, sequence_ids)
+        chance = Chance(temperature, seed, sequence_ids, sampling)
         return self._run(task, chance, callback, progress)
 
     def _guidance(self, weight: float | Tensor, batch: int) -> Tensor | None:
@@ -272,6 +277,7 @@ def diffusion_generate(
     seed: int = 0,
     guidance: float = 0.0,
     kv_cache: CachePolicy | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
     mask_id: int | None = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -293,6 +299,7 @@ def diffusion_generate(
         seed: see there.
         guidance: see there.
         kv_cache: the `cache` of `DiffusionDecoder`.
+        sampling: see there.
         mask_id: see `DiffusionDecoder`.
         callback: see there.
         progress: show a progress bar.
@@ -327,6 +334,7 @@ def diffusion_generate(
         temperature=temperature,
         seed=seed,
         guidance=guidance,
+        sampling=sampling,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         callback=callback,

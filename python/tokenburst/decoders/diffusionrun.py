@@ -15,9 +15,9 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from tokenburst import ops
 from tokenburst.decoders.common import LateFlag
 from tokenburst.decoders.homes import Homes
+from tokenburst.decoders.reading import Reader, Sampling, look_up
 from tokenburst.decoders.scoring import Scorer
 from tokenburst.decoders.tasks import Task
 from tokenburst.decoders.unmasking import Plan, Step, Unmasking
@@ -48,6 +48,7 @@ class Chance:
     temperature: float | Tensor
     seed: int | Tensor
     sequence_ids: Tensor | None  # [B] int; None = 0 .. B - 1
+    sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         heat = self.temperature
@@ -120,14 +121,21 @@ class DiffusionRun:
         self.forwards = 0
 
         rows = width * (self.n_blocks if self.needs.sequence else 1)
-        self.number = torch.arange(batch * rows, device=device)
         self.rng = torch.zeros(batch, rows, 4, dtype=torch.int64, device=device)
         self.rng[:, :, 0] = chance.seeds(self.row)[:, None]
         self.rng[:, :, 1] = chance.names(self.row)[:, None]
         heat = chance.heat(self.row)
-        self.heat = None if heat is None else heat.repeat_interleave(rows)
-        self.suppress = torch.tensor([task.mask_id], device=device)
+        heat = None if heat is None else heat.repeat_interleave(rows)
         vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.reader = Reader(
+            self.needs,
+            chance.sampling,
+            heat,
+            (batch, rows),
+            task.mask_id,
+            vocab_size,
+            device,
+        )
         plan = Plan(task.x, task.places, self.blocks, task.mask_id, vocab_size, model)
         self.process = unmasking.begin(plan)
         self.bounds = task.bounds()
@@ -174,7 +182,8 @@ class DiffusionRun:
         self.forwards += 1
 
         self.rng[:, :, 2], self.rng[:, :, 3] = self.step[:, None], position
-        stats, logits_at = self._score(hidden, self.seen)
+        logits = self.scorer.logits(self.model, hidden)
+        stats, log_odds = self.reader.read(logits, self.seen, self.rng)
         step = Step(
             x=x,
             position=position,
@@ -188,8 +197,9 @@ class DiffusionRun:
             n_blocks=self.blocks,
             rng=self.rng[:, 0, :3],
             mask_id=task.mask_id,
-            logits_at=logits_at,
+            logits_at=look_up(logits, self.reader.shape),
             hidden=hidden if self.needs.hidden else None,
+            log_odds=log_odds,
         )
         chosen = self.process.select(step)
 
@@ -210,27 +220,6 @@ class DiffusionRun:
         if self.homes is not None:
             self.homes.settle()
         return chosen.n_committed
-
-    def _score(
-        self, hidden: Tensor, seen: Tensor
-    ) -> tuple[ops.VocabStats, Callable[[Tensor], Tensor]]:
-        """Statistics [B, R] of the rows that are seen, and a look at single logits."""
-        shape = seen.shape
-        logits = self.scorer.logits(self.model, hidden)
-        stats = ops.vocab_stats(
-            logits,
-            self.needs.k,
-            rows=self.number.where(seen.flatten(), -1),
-            suppress=self.suppress,
-            temperature=self.heat,
-            rng=None if self.heat is None else self.rng.flatten(0, 1),
-        )
-
-        def logits_at(ids: Tensor) -> Tensor:
-            found = logits.view(*shape, -1).gather(2, ids.clamp(min=0))
-            return found.float().where(ids >= 0, -torch.inf)
-
-        return ops.VocabStats(*(t.unflatten(0, shape) for t in stats)), logits_at
 
     def _next(self, done: Tensor) -> Tensor:
         """Where each row goes on: done ones at the next block that holds a mask."""

@@ -12,8 +12,8 @@ from tokenburst.ops.tree import (
     tree_commit_kv_,
     tree_verify_greedy,
 )
-from tokenburst.ops.unmask import Unmasked, unmask_select_
-from tokenburst.ops.vocab import VocabStats, vocab_stats
+from tokenburst.ops.unmask import Remasked, Unmasked, unmask_remask_, unmask_select_
+from tokenburst.ops.vocab import VocabFiltered, VocabStats, vocab_filter, vocab_stats
 
 __all__ = [
     "AcceptedPath",
@@ -22,7 +22,9 @@ __all__ = [
     "BuiltTree",
     "NgramDraft",
     "NgramMatch",
+    "Remasked",
     "Unmasked",
+    "VocabFiltered",
     "VocabStats",
     "attn_block_mass",
     "attn_select_blocks",
@@ -35,6 +37,8 @@ __all__ = [
     "tree_build",
     "tree_commit_kv_",
     "tree_verify_greedy",
+    "unmask_remask_",
     "unmask_select_",
+    "vocab_filter",
     "vocab_stats",
 ]

@@ -82,3 +82,101 @@ def _(logits, k=1, *, rows=None, suppress=None, temperature=None, rng=None):
     lse, confidence, margin, entropy = (empty(f32) for _ in range(4))
     ids, values, token = empty(i64, k), empty(f32, k), empty(i64)
     return ids, values, lse, token, confidence, margin, entropy, empty(torch.int32)
+
+
+class VocabFiltered(NamedTuple):
+    """What is drawn from N rows of logits, and how sure the model is of it; on their device.
+
+    A row without a finite logit, and row -1, gives token -1, log_odds -inf and 0 elsewhere.
+    """
+
+    token: Tensor  # [N] int64
+    confidence: Tensor  # [N] float32: probability of the token
+    margin: Tensor  # [N] float32: probability of the best id minus that of the second
+    entropy: Tensor  # [N] float32: in nats
+    log_odds: Tensor  # [N] float32: log of confidence / (1 - confidence); inf = nothing else
+    gap: Tensor  # [N] float32: best logit minus the second, unfiltered; inf without a second
+    n_kept: Tensor  # [N] int32: ids that top_p and top_k leave
+    n_nan: Tensor  # [N] int32: NaN logits in the row
+
+
+def vocab_filter(
+    logits: Tensor,
+    *,
+    rows: Tensor | None = None,
+    uncond: Tensor | None = None,
+    guidance: Tensor | None = None,
+    suppress: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias: Tensor | None = None,
+    unranked: Tensor | None = None,
+    temperature: Tensor | None = None,
+    rng: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    tempered: bool = False,
+) -> VocabFiltered:
+    """A token of each row after guidance, biases, temperature, top-p and top-k, and its statistics.
+
+    In this order: l = u + (1 + guidance) (logits - u) with u = `uncond`; biases are added;
+    suppressed ids are out; z = l / T. Top-p keeps ids by descending z, then ascending id, until
+    their probability first exceeds p; top-k keeps those at least as good as the k-th, ties
+    included. The token is drawn from what is kept with the noise of `vocab_stats`, or is the best
+    one where T = 0. Its statistics are those of softmax(l) over all ids, or with `tempered` of
+    softmax(z) over the kept ones; `unranked` ids are left out of them, and have confidence 0.
+    Equivalent to `tokenburst.ref.vocab.vocab_filter`.
+
+    Args:
+        logits: see `vocab_stats`.
+        rows: see `vocab_stats`.
+        uncond: logits without the condition, of the shape and dtype of `logits`. With `guidance`.
+        guidance: [N] float32, scale w of classifier-free guidance; 0 = none.
+        suppress: see `vocab_stats`.
+        bias_ids: [E] int32 or int64, ids whose logits are shifted. With `bias`.
+        bias: [E] float32.
+        unranked: [U] int32 or int64, ids that may be chosen and do not count.
+        temperature: see `vocab_stats`.
+        rng: see `vocab_stats`.
+        top_k: [N] int32 or int64, 0 = all.
+        top_p: [N] float32, > 0, 1 = all.
+        tempered: statistics of the distribution that is drawn from.
+
+    Returns:
+        `VocabFiltered`.
+
+    Raises:
+        RuntimeError: wrong dtype, shape or device, one of a pair alone; on the CPU also values out
+            of range. On a GPU such rows are none, such ids are ignored and such filters are off.
+
+    Source: Ho and Salimans, Classifier-free diffusion guidance, arXiv 2207.12598; Holtzman et al.,
+        arXiv 1904.09751 (top-p); Ye et al., Dream, arXiv 2508.15487 (tempered scores); LLaDA,
+        arXiv 2502.09992 (unranked ends).
+    """
+    return VocabFiltered(
+        *_vocab_filter(
+            logits,
+            rows=rows,
+            uncond=uncond,
+            guidance=guidance,
+            suppress=suppress,
+            bias_ids=bias_ids,
+            bias=bias,
+            unranked=unranked,
+            temperature=temperature,
+            rng=rng,
+            top_k=top_k,
+            top_p=top_p,
+            tempered=tempered,
+        )
+    )
+
+
+_vocab_filter = torch.ops.tokenburst.vocab_filter.default
+
+
+@torch.library.register_fake("tokenburst::vocab_filter")
+def _(logits, *, rows=None, **options):
+    count = logits.shape[:-1].numel() if rows is None else rows.shape[0]
+    token = logits.new_empty((count,), dtype=torch.int64)
+    floats = (logits.new_empty((count,), dtype=torch.float32) for _ in range(5))
+    return token, *floats, *(torch.empty_like(token, dtype=torch.int32) for _ in range(2))

@@ -68,3 +68,89 @@ def vocab_stats(
         entropy.float(),
         n_nan,
     )
+
+
+def vocab_filter(
+    logits: Tensor,
+    *,
+    rows: Tensor | None = None,
+    uncond: Tensor | None = None,
+    guidance: Tensor | None = None,
+    suppress: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias: Tensor | None = None,
+    unranked: Tensor | None = None,
+    temperature: Tensor | None = None,
+    rng: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    tempered: bool = False,
+) -> tuple[Tensor, ...]:
+    """One row after the other, sorted; see `tokenburst.ops.vocab_filter`."""
+    given = logits.reshape(-1, logits.shape[-1]).float()
+    other = None if uncond is None else uncond.reshape(given.shape).float()
+    numbers = torch.arange(len(given)) if rows is None else rows
+    token = torch.full((len(numbers),), -1)
+    result = torch.zeros(5, len(numbers))  # confidence, margin, entropy, log_odds, gap
+    result[3] = -torch.inf
+    counts = torch.zeros(2, len(numbers), dtype=torch.int32)
+    for n, r in enumerate(numbers.tolist()):
+        if r < 0:
+            continue
+        counts[1, n] = given[r].isnan().sum()
+        bad = given[r].isnan() | (given[r] == -torch.inf)
+        value = given[r].nan_to_num(0.0).clamp(-_LARGEST, _LARGEST)
+        if other is not None and guidance is not None:
+            bad |= other[r].isnan() | (other[r] == -torch.inf)
+            base = other[r].nan_to_num(0.0).clamp(-_LARGEST, _LARGEST)
+            apart = (value - base).clamp(-_LARGEST, _LARGEST)
+            value = fused(1.0 + guidance[n], apart, base).clamp(-_LARGEST, _LARGEST)
+        for i, v in enumerate(bias_ids.tolist() if bias_ids is not None else []):
+            value[v] += bias[i]  # type: ignore[index]
+        bad |= value.isnan() | (value == -torch.inf)
+        value = value.clamp(-_LARGEST, _LARGEST)
+        if suppress is not None:
+            bad[suppress.long()] = True
+        allowed = (~bad).nonzero()[:, 0]
+        if len(allowed) == 0:
+            continue
+        t = 0.0 if temperature is None else float(temperature[n])
+        inverse = torch.tensor(1.0)
+        if t > 0:
+            inverse = (1.0 / temperature[n]).clamp_max(_LARGEST)  # type: ignore[index]
+        scaled = (value * inverse).clamp(-_LARGEST, _LARGEST)
+        order = allowed[scaled[allowed].sort(descending=True, stable=True).indices]
+        best = value[allowed].sort(descending=True).values.tolist()
+        result[4, n] = best[0] - best[1] if len(best) > 1 else torch.inf
+        keep = len(order)
+        if top_p is not None and float(top_p[n]) < 1:
+            mass = (scaled[order] - scaled[order[0]]).double().exp()
+            keep = int((mass.cumsum(0) - mass <= float(top_p[n]) * mass.sum()).sum())
+        if top_k is not None and 0 < int(top_k[n]) < len(order):
+            bound = scaled[order[int(top_k[n]) - 1]]
+            keep = min(keep, int((scaled[order] >= bound).sum()))
+        kept = order[:keep]
+        counts[0, n] = keep
+        token[n] = kept[0]
+        if t > 0 and rng is not None:
+            seed, sequence, step, position = rng[n].long()
+            words = torch.stack(philox4x32(seed, (kept // 4, position, step, sequence)))
+            noise = gumbel(words.gather(0, (kept % 4)[None])[0])
+            score = fused(value[kept], inverse, noise).clamp(-_LARGEST, _LARGEST)
+            token[n] = kept[score == score.max()].min()
+        counted = kept if tempered else order
+        if unranked is not None:
+            counted = counted[~torch.isin(counted, unranked.long())]
+        if len(counted) == 0:
+            continue
+        of = (scaled if tempered else value)[counted].double()
+        of = of - of.max()
+        p = of.softmax(0)
+        own = counted == token[n]
+        ranked = p.sort(descending=True).values
+        result[1, n] = ranked[0] - ranked[1] if len(ranked) > 1 else ranked[0]
+        result[2, n] = torch.special.entr(p).sum()
+        if bool(own.any()):
+            result[0, n] = p[own][0]
+            result[3, n] = of[own][0] - of[~own].logsumexp(0)
+    return token.to(logits.device), *result.to(logits.device), *counts.to(logits.device)

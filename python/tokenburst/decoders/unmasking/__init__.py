@@ -1,5 +1,8 @@
 """Policies: which proposals of a masked diffusion model to believe in a step."""
 
+from tokenburst.decoders.unmasking.blockwise import Editing, llada2, sdar_dynamic
+from tokenburst.decoders.unmasking.dream import Dimple, Dream, dream_schedule
+from tokenburst.decoders.unmasking.history import Credit, SlowFast, Stable
 from tokenburst.decoders.unmasking.policy import (
     RANKINGS,
     Needs,
@@ -12,20 +15,40 @@ from tokenburst.decoders.unmasking.policy import (
     check_count,
     check_ranking,
 )
-from tokenburst.decoders.unmasking.schedule import LowConfidence
-from tokenburst.decoders.unmasking.threshold import Threshold
+from tokenburst.decoders.unmasking.prophet import Prophet
+from tokenburst.decoders.unmasking.remask import ReMDM, RunningConfidence, SpanMasking
+from tokenburst.decoders.unmasking.schedule import Ascending, EosDamping, LowConfidence
+from tokenburst.decoders.unmasking.threshold import EntropyBudget, Factor, LocalLeap, Threshold
 
 __all__ = [
     "RANKINGS",
+    "Ascending",
+    "Credit",
+    "Dimple",
+    "Dream",
+    "Editing",
+    "EntropyBudget",
+    "EosDamping",
+    "Factor",
+    "LocalLeap",
     "LowConfidence",
     "Needs",
     "Plan",
     "Process",
+    "Prophet",
+    "ReMDM",
     "Rule",
+    "RunningConfidence",
+    "SlowFast",
+    "SpanMasking",
+    "Stable",
     "Step",
     "Threshold",
     "Union",
     "Unmasking",
     "check_count",
     "check_ranking",
+    "dream_schedule",
+    "llada2",
+    "sdar_dynamic",
 ]

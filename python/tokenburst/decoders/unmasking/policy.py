@@ -1,7 +1,7 @@
 """What an unmasking policy is: it sees a step of the decoder and writes tokens by the ops."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -38,6 +38,7 @@ class Needs:
     decided: bool = False  # statistics of decided positions as well
     sequence: bool = False  # positions of all blocks, not of the current one
     hidden: bool = False  # the last hidden states
+    tempered: bool = False  # statistics of the distribution that tokens are drawn from
     pauses: bool = False  # a step may commit nothing and the next one still may
 
     def __or__(self, other: "Needs") -> "Needs":
@@ -77,7 +78,8 @@ class Step:
     rng: Tensor  # [B, 3] int64 (seed, sequence, step)
     mask_id: int
     logits_at: Callable[[Tensor], Tensor]  # ids [B, R, K] -> their logits, float32
-    hidden: Tensor | None = field(default=None)  # [B, R, D] where asked for
+    hidden: Tensor | None = None  # [B, R, D] where asked for
+    log_odds: Tensor | None = None  # [B, R] of the tokens, where float32 confidences are too coarse
 
     def full(self, value: float) -> Tensor:
         """[B] float32 of one value."""
@@ -92,11 +94,33 @@ class Step:
     def select(self, **rules: Any) -> ops.Unmasked:
         """`ops.unmask_select_` with what the step knows, where `rules` does not say otherwise."""
         rules = {"position": self.position, "token": self.stats.token} | rules
+        fine = rules.get("score") is self.stats.confidence and not {"factor", "damped"} & {*rules}
+        if self.log_odds is not None and fine:
+            rules["score"] = self.log_odds
+            for name in {"threshold", "near", "edit"} & {*rules}:
+                rules[name] = torch.logit(rules[name].double()).float()
         return ops.unmask_select_(self.x, mask_id=self.mask_id, **rules)
 
     def block_only(self) -> "Step":
         """The same step with the candidates of the current block alone."""
         return replace(self, position=self.position.where(self.current, -1))
+
+
+def fallback(step: Step, first: ops.Unmasked, *, top_k: Tensor, **order: Any) -> ops.Unmasked:
+    """Commits `top_k` [B] more tokens in the sequences where `first` committed none.
+
+    Args:
+        step: as before `first`.
+        first: what has been committed.
+        top_k: how many, where nothing was.
+        order: ranking of the candidates.
+    """
+    short = torch.where(first.n_committed > 0, 0, top_k)
+    more = step.select(top_k=short, **order)
+    return more._replace(
+        committed=first.committed | more.committed,
+        n_committed=first.n_committed + more.n_committed,
+    )
 
 
 class Process(Protocol):

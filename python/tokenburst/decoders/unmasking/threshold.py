@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tokenburst.decoders.unmasking.policy import RANKINGS, Rule, Step, check_ranking
+from tokenburst.decoders.unmasking.policy import RANKINGS, Rule, Step, check_count, check_ranking
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Threshold(Rule):
         threshold: commits candidates whose confidence (or margin) is at least this; with "entropy"
             those whose entropy in nats is at most this.
         ranking: "confidence", "margin" or "entropy".
+        strict: equal to the threshold is not enough (Dimple, SDAR, LLaDA2); Fast-dLLM takes it.
 
     Raises:
         ValueError: a threshold that is not positive, or above 1 (except for "entropy"); a ranking
@@ -26,6 +27,7 @@ class Threshold(Rule):
 
     threshold: float = 0.9
     ranking: str = "confidence"
+    strict: bool = False
 
     def __post_init__(self) -> None:
         check_ranking("Threshold", self.ranking, RANKINGS[:3])
@@ -35,4 +37,92 @@ class Threshold(Rule):
             raise ValueError(f"Threshold: threshold: expected {expected}, got {self.threshold}")
 
     def rules(self, step: Step) -> dict[str, Any]:
-        return {"threshold": step.full(self.threshold), "min_one": True}
+        return {"threshold": step.full(self.threshold), "min_one": True, "strict": self.strict}
+
+
+@dataclass(frozen=True)
+class Factor(Rule):
+    """As many proposals as can be wrong together: r of them while the r-th confidence is at least
+    1 - factor / (r + 1), at least one per step.
+
+    Args:
+        factor: 1 is the condition under which parallel and sequential greedy decoding provably
+            agree; more is bolder.
+
+    Raises:
+        ValueError: a factor that is not positive.
+
+    Source: Wu et al., Fast-dLLM, arXiv 2505.22618, section 3.3 and theorem 1.
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"Factor: factor: expected a number > 0, got {self.factor}")
+
+    def rules(self, step: Step) -> dict[str, Any]:
+        return {"factor": step.full(self.factor), "min_one": True}
+
+
+@dataclass(frozen=True)
+class EntropyBudget(Rule):
+    """Proposals of low entropy until their joint uncertainty would exceed a budget.
+
+    Takes them by ascending entropy; the longest prefix whose entropies without the last one sum up
+    to at most `budget`, so at least one.
+
+    Args:
+        budget: in nats.
+
+    Raises:
+        ValueError: a budget that is negative.
+
+    Source: Ben-Hamu et al., EB-sampler, arXiv 2505.24857.
+    """
+
+    budget: float = 0.1
+    ranking = "entropy"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.budget < math.inf:
+            raise ValueError(f"EntropyBudget: budget: expected a number >= 0, got {self.budget}")
+
+    def rules(self, step: Step) -> dict[str, Any]:
+        return {"budget": step.full(self.budget), "min_one": True}
+
+
+@dataclass(frozen=True)
+class LocalLeap(Rule):
+    """A threshold that is lower in the neighbourhood of proposals that pass it.
+
+    Args:
+        threshold: confidence that makes a proposal an anchor of this step, and commits it.
+        near: confidence that is enough within `reach` positions of an anchor.
+        reach: positions to either side.
+
+    Raises:
+        ValueError: thresholds outside 0 < near <= threshold <= 1, a reach below 1.
+
+    Source: LocalLeap, generate.py of the published code.
+    """
+
+    threshold: float = 0.9
+    near: float = 0.75
+    reach: int = 4
+
+    def __post_init__(self) -> None:
+        check_count("LocalLeap: reach", self.reach)
+        if not 0 < self.near <= self.threshold <= 1:
+            raise ValueError(
+                "LocalLeap: near: expected 0 < near <= threshold <= 1, "
+                f"got near {self.near}, threshold {self.threshold}"
+            )
+
+    def rules(self, step: Step) -> dict[str, Any]:
+        return {
+            "threshold": step.full(self.threshold),
+            "near": step.full(self.near),
+            "reach": self.reach,
+            "min_one": True,
+        }

@@ -1,0 +1,173 @@
+"""From logits to statistics: what a token is drawn from, and in which precision it is judged."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenburst import ops
+from tokenburst.decoders.common import check_ids
+from tokenburst.decoders.unmasking import Needs
+
+NUMERICS = ("fp32", "bf16", "fp64")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How proposals are drawn and judged, beside the temperature.
+
+    Args:
+        top_p: keeps the most likely ids until their probability exceeds this; 1 = all.
+        top_k: keeps so many, ties included; 0 = all.
+        suppress: ids that are never proposed; the mask never is.
+        bias: added to the logits of some ids, for example -2.0 for an end token.
+        unranked: ids that may be proposed and then have confidence 0 (LLaDA's eos flags).
+        numerics: of the scores. "fp32"; "bf16" rounds them as a softmax in bfloat16 does (LLaDA,
+            Dream, Prophet); "fp64" tells confidences apart that are 1 in float32 (Fast-dLLM).
+
+    Raises:
+        ValueError: values out of range.
+    """
+
+    top_p: float = 1.0
+    top_k: int = 0
+    suppress: tuple[int, ...] = ()
+    bias: Mapping[int, float] = field(default_factory=dict)
+    unranked: tuple[int, ...] = ()
+    numerics: str = "fp32"
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, expected: str) -> None:
+            if not ok:
+                raise ValueError(
+                    f"Sampling: {name}: expected {expected}, got {getattr(self, name)!r}"
+                )
+
+        check(0 < self.top_p <= 1, "top_p", "> 0 and <= 1")
+        check(isinstance(self.top_k, int) and self.top_k >= 0, "top_k", "an integer >= 0")
+        check(all(map(math.isfinite, self.bias.values())), "bias", "finite numbers")
+        check(self.numerics in NUMERICS, "numerics", f"one of {', '.join(NUMERICS)}")
+
+    @property
+    def filters(self) -> bool:
+        """Whether plain statistics of the logits are not enough."""
+        plain = self.top_p == 1 and self.top_k == 0 and not self.bias and not self.unranked
+        return not plain or self.numerics == "fp64"
+
+
+class Reader:
+    """Statistics of rows of logits, as a policy needs them.
+
+    Args:
+        needs: of the policy.
+        sampling: see there.
+        heat: [B * R] float32 temperatures, 0 = greedy; None where all are.
+        shape: (B, R).
+        mask_id: never proposed.
+        vocab_size: of the model.
+        device: of the logits.
+
+    Raises:
+        ValueError: ids out of the vocabulary, or all of it suppressed.
+    """
+
+    def __init__(
+        self,
+        needs: Needs,
+        sampling: Sampling,
+        heat: Tensor | None,
+        shape: tuple[int, int],
+        mask_id: int,
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
+        self.needs, self.sampling, self.shape = needs, sampling, shape
+        count = shape[0] * shape[1]
+        self.number = torch.arange(count, device=device)
+
+        def ids(name: str, values: Any) -> Tensor:
+            listed = torch.tensor(list(values), dtype=torch.int64, device=device)
+            check_ids(name, listed, vocab_size)
+            return listed
+
+        def each(value: float) -> Tensor:
+            return torch.full((count,), value, dtype=torch.float32, device=device)
+
+        self.suppress = ids("suppress", {mask_id, *sampling.suppress})
+        if len(self.suppress) == vocab_size:
+            raise ValueError("Sampling: suppress: expected some id that may be proposed, got none")
+        self.heat = heat
+        self.filters = sampling.filters or (needs.tempered and heat is not None)
+        self.options: dict[str, Any] = {}
+        if sampling.bias:
+            self.options["bias_ids"] = ids("bias", sampling.bias.keys())
+            values = list(sampling.bias.values())
+            self.options["bias"] = torch.tensor(values, dtype=torch.float32, device=device)
+        if sampling.unranked:
+            self.options["unranked"] = ids("unranked", sampling.unranked)
+        if sampling.top_p < 1:
+            self.options["top_p"] = each(sampling.top_p)
+        if sampling.top_k > 0:
+            self.options["top_k"] = torch.full_like(self.number, sampling.top_k)
+
+    def read(
+        self, logits: Tensor, seen: Tensor, rng: Tensor
+    ) -> tuple[ops.VocabStats, Tensor | None]:
+        """Statistics of the rows that are seen.
+
+        Args:
+            logits: [B * R, V].
+            seen: [B, R] bool.
+            rng: [B, R, 4] int64, names of the draws.
+
+        Returns:
+            Statistics [B, R], and log odds of the tokens [B, R] where confidences are told apart
+            that are 1 in float32. `ids`, `values` and `lse` are of the model's own logits.
+        """
+        bf16 = self.sampling.numerics == "bf16"
+        if bf16:
+            logits = logits.bfloat16()
+        rows = self.number.where(seen.flatten(), -1)
+        chance: dict[str, Any] = {}
+        if self.heat is not None:
+            chance = {"temperature": self.heat, "rng": rng.flatten(0, 1)}
+        plain = {} if self.filters else chance
+        stats = ops.vocab_stats(logits, self.needs.k, rows=rows, suppress=self.suppress, **plain)
+        odds = None
+        if self.filters:
+            drawn = ops.vocab_filter(
+                logits,
+                rows=rows,
+                suppress=self.suppress,
+                tempered=self.needs.tempered,
+                **chance,
+                **self.options,
+            )
+            stats = stats._replace(
+                token=drawn.token,
+                confidence=drawn.confidence,
+                margin=drawn.margin,
+                entropy=drawn.entropy,
+            )
+            if self.sampling.numerics == "fp64":
+                odds = drawn.log_odds.view(self.shape)
+        if bf16:
+            rounded = {
+                name: getattr(stats, name).bfloat16().float()
+                for name in ("confidence", "margin", "entropy")
+            }
+            stats = stats._replace(**rounded)
+        return ops.VocabStats(*(t.unflatten(0, self.shape) for t in stats)), odds
+
+
+def look_up(logits: Tensor, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """A function from ids [B, R, K], -1 = none, to their logits in float32."""
+
+    def logits_at(ids: Tensor) -> Tensor:
+        found = logits.view(*shape, -1).gather(2, ids.clamp(min=0))
+        return found.float().where(ids >= 0, -torch.inf)
+
+    return logits_at
