@@ -19,6 +19,7 @@ from tokenburst.decoders.diffusion import (
 from tokenburst.decoders.lookup import PromptLookup
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.recycling import TokenRecycling
+from tokenburst.decoders.streaming import Deltas, Stream
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
 from tokenburst.decoders.unmasking import (
@@ -55,6 +56,7 @@ __all__ = [
     "CachePolicy",
     "Credit",
     "DelayedCache",
+    "Deltas",
     "DiffusionDecoder",
     "DiffusionOutput",
     "DiffusionStats",
@@ -77,6 +79,7 @@ __all__ = [
     "SlowFast",
     "SpanMasking",
     "Stable",
+    "Stream",
     "Threshold",
     "TokenRecycling",
     "TreeDecoder",

@@ -120,6 +120,7 @@ class DiffusionDecoder:
         pad_token_id: int | None = None,
         callback: Callback | None = None,
         progress: bool = False,
+        trace: bool = False,
     ) -> DiffusionOutput:
         """Append `gen_length` tokens to each prompt, block after block.
 
@@ -145,6 +146,7 @@ class DiffusionDecoder:
             callback: called as callback(forwards, sequences) after each step; masks not yet decided
                 hold the mask id.
             progress: show a progress bar, which reads a count from the device every step.
+            trace: keep what each step saw and did, as `stats.trace`.
 
         Returns:
             `DiffusionOutput`, sequences [B, P + most gen_length]: the prompts as given, then the
@@ -172,7 +174,8 @@ class DiffusionDecoder:
             pad=pad,
         )
         chance = Chance(temperature, seed, sequence_ids, sampling)
-        return self._run(task, chance, callback, progress, self._guidance(guidance, len(task.x)))
+        weight = self._guidance(guidance, len(task.x))
+        return self._run(task, chance, callback, progress, trace, weight)
 
     def infill(
         self,
@@ -185,6 +188,7 @@ class DiffusionDecoder:
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         callback: Callback | None = None,
         progress: bool = False,
+        trace: bool = False,
     ) -> DiffusionOutput:
         """Fill every mask in the given sequences, as one block (or the model's blocks).
 
@@ -197,6 +201,7 @@ class DiffusionDecoder:
             sampling: see `generate`.
             callback: see `generate`.
             progress: show a progress bar.
+            trace: see `generate`.
 
         Returns:
             `DiffusionOutput`, sequences [B, L]; every token that was no mask is as given.
@@ -209,7 +214,7 @@ class DiffusionDecoder:
         causal_block, mask_id = self.causal_block, self.mask_id
         task = to_infill(prompts, attention_mask, causal_block=causal_block, mask_id=mask_id)
         chance = Chance(temperature, seed, sequence_ids, sampling)
-        return self._run(task, chance, callback, progress)
+        return self._run(task, chance, callback, progress, trace)
 
     def _guidance(self, weight: float | Tensor, batch: int) -> Tensor | None:
         if not isinstance(weight, Tensor):
@@ -227,6 +232,7 @@ class DiffusionDecoder:
         chance: Chance,
         callback: Callback | None,
         progress: bool,
+        trace: bool,
         guidance: Tensor | None = None,
     ) -> DiffusionOutput:
         scorer = Scorer(
@@ -241,7 +247,7 @@ class DiffusionDecoder:
             prompt=None if guidance is None else task.prompt,
         )
         return DiffusionOutput(
-            *run(self.model, task, self.unmasking, chance, scorer, callback, progress)
+            *run(self.model, task, self.unmasking, chance, scorer, callback, progress, trace)
         )
 
     def _prompts(self, input_ids: Tensor, attention_mask: Tensor | None) -> Prompts:
@@ -301,7 +307,7 @@ def diffusion_generate(
         kv_cache: the `cache` of `DiffusionDecoder`.
         sampling: see there.
         mask_id: see `DiffusionDecoder`.
-        callback: see there.
+        callback: see there; `Stream` feeds a streamer, which transformers does not hand to hooks.
         progress: show a progress bar.
         model_kwargs: attention_mask [B, P], non-zero at real tokens. What transformers prepares for
             left-to-right decoding beside it is not used.
@@ -326,7 +332,8 @@ def diffusion_generate(
             )
         check_generation("diffusion_generate", logits_processor, stopping_criteria, config)
         gen_length = gen_length or new_token_limit(input_ids, config)
-    out = DiffusionDecoder(model, unmasking, cache=kv_cache, mask_id=mask_id).generate(
+    decoder = DiffusionDecoder(model, unmasking, cache=kv_cache, mask_id=mask_id)
+    out = decoder.generate(
         input_ids,
         attention_mask,
         gen_length=gen_length or 128,

@@ -27,6 +27,17 @@ Callback = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
+class TraceStep:
+    """What one step saw and did, for R positions of each of B sequences."""
+
+    position: Tensor  # [B, R] int64, -1 = none
+    masked: Tensor  # [B, R] bool, positions that held a mask
+    token: Tensor  # [B, R] int64, proposals
+    confidence: Tensor  # [B, R] float32, 0 where no mask was looked at
+    committed: Tensor  # [B, R] bool
+
+
+@dataclass(frozen=True)
 class DiffusionStats:
     """What a generation cost."""
 
@@ -34,6 +45,7 @@ class DiffusionStats:
     new_tokens: list[int]  # committed in each sequence
     steps: list[list[int]]  # [B][blocks]: forwards that each row needed for each block
     seconds: float
+    trace: list[TraceStep] | None = None  # by step, where it was asked for
 
     @property
     def tokens_per_forward(self) -> float:
@@ -119,6 +131,7 @@ class DiffusionRun:
         self.tokens = torch.zeros(batch, dtype=torch.int32, device=device)
         self.stuck = torch.zeros(batch, dtype=torch.bool, device=device)
         self.forwards = 0
+        self.trace: list[TraceStep] | None = None
 
         rows = width * (self.n_blocks if self.needs.sequence else 1)
         self.rng = torch.zeros(batch, rows, 4, dtype=torch.int64, device=device)
@@ -203,6 +216,9 @@ class DiffusionRun:
         )
         chosen = self.process.select(step)
 
+        if self.trace is not None:
+            shown = position, self.masked, stats.token, stats.confidence, chosen.committed
+            self.trace.append(TraceStep(*(t.clone() for t in shown)))
         self.spent[self.row, here] += active
         self.tokens += chosen.n_committed
         done = active & (chosen.n_left == 0)
@@ -239,7 +255,7 @@ class DiffusionRun:
         Raises:
             RuntimeError: some mask got no token.
         """
-        finished = LateFlag(self.task.x.device)
+        finished, thinned = (LateFlag(self.task.x.device) for _ in "ft")
         limit = self.limit if len(self.row) else 0
         total = int(self.n_masks.sum()) if progress else 0
         with torch.inference_mode(), installed(self.model), _bar(progress, total) as show:
@@ -252,6 +268,9 @@ class DiffusionRun:
                         callback(self.forwards, self.task.layout(self.task.x))
                 if finished((self.block >= self.n_blocks).all()):
                     break
+                if thinned(self.active.sum() * 2 <= len(self.scorer.live)):
+                    self.scorer.shrink(self.active)
+                    thinned = LateFlag(self.task.x.device)
         self.stuck = self.stuck | (self.block < self.n_blocks)
         if bool(self.stuck.any()):
             raise RuntimeError(
@@ -269,15 +288,18 @@ def run(
     scorer: Scorer,
     callback: Callback | None,
     progress: bool,
+    trace: bool = False,
 ) -> tuple[Tensor, DiffusionStats]:
     """Fill the masks of `task`; returns the sequences as the caller sees them, and the stats."""
     began = time.perf_counter()
     state = DiffusionRun(model, task, unmasking, chance, scorer)
+    state.trace = [] if trace else None
     state.run(callback, progress)
     tokens = state.tokens if task.most is None else state.tokens.minimum(task.most)
     sequences, new_tokens = task.layout(task.x), tokens.tolist()
     seconds = time.perf_counter() - began  # after tolist, which waits for a GPU
-    return sequences, DiffusionStats(state.forwards, new_tokens, state.spent.tolist(), seconds)
+    steps = state.spent.tolist()
+    return sequences, DiffusionStats(state.forwards, new_tokens, steps, seconds, state.trace)
 
 
 class _bar:

@@ -63,7 +63,7 @@ class Scorer:
         )
         self.lengths, self.length = lengths, length
         self.place = torch.arange(length, device=device)[None]
-        self.row = torch.arange(batch, device=device)[:, None]
+        self.live = torch.arange(batch, device=device)  # rows that the model still runs on
         self.fed = self.place  # [B or 1, L] positions to compute, packed to the front
         self.count = lengths  # [B] int32, how many of them
         self.visible = lengths  # [B] int32, rows that are seen
@@ -131,12 +131,16 @@ class Scorer:
 
     def forward(self, model: Any, x: Tensor, width: int) -> Tensor:
         """Hidden rows [B, W, hidden] from which the wanted positions are predicted."""
-        fed, count, visible = self.fed[:, :width], self.count, self.visible
+        x, count, visible, fed = (
+            t[self.live] for t in (x, self.count, self.visible, self.fed.expand(len(x), -1))
+        )
+        fed = fed[:, :width]
         if self.prompt is not None:
-            unguided = x.where(self.place >= self.prompt[:, None], self.mask_id)
-            x = torch.cat([x, unguided])
-            fed = fed if len(fed) == 1 else fed.repeat(2, 1)
-            count, visible = count.repeat(2), visible.repeat(2)
+            unguided = x.where(self.place >= self.prompt[self.live, None], self.mask_id)
+            x, count, visible, fed = (
+                torch.cat(pair)
+                for pair in ((x, unguided), (count, count), (visible, visible), (fed, fed))
+            )
         options = {}
         if self.cache is not None:
             live = self.place[:, :width] < count[:, None]
@@ -155,16 +159,34 @@ class Scorer:
             ),
             **options,
         ).last_hidden_state
-        if self.prompt is not None:
-            hidden, unguided = hidden.chunk(2)
-            self.unguided = unguided[self.row, self.slot]
-        return hidden[self.row, self.slot]
+        hidden, *unguided = (self._wanted(half) for half in hidden.chunk(self.halves))
+        self.unguided = unguided[0] if unguided else None
+        return hidden
+
+    def _wanted(self, hidden: Tensor) -> Tensor:
+        """[B, W, hidden] of the wanted positions, 0 in rows that the model did not run on."""
+        row = torch.arange(len(self.live), device=hidden.device)[:, None]
+        hidden = hidden[row, self.slot[self.live]]
+        if len(self.live) == len(self.slot):
+            return hidden
+        out = hidden.new_zeros(len(self.slot), *hidden.shape[1:])
+        return out.index_copy_(0, self.live, hidden)
+
+    def shrink(self, active: Tensor) -> None:
+        """Run the model on the active rows alone from now on; the host waits for their number."""
+        stay = active[self.live].nonzero()[:, 0]
+        if not len(stay):
+            return  # done: a late flag is on its way
+        if self.cache is not None:
+            halves = [stay + half * len(self.live) for half in range(self.halves)]
+            self.kv.keep(torch.cat(halves))
+        self.live = self.live[stay]
 
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
         """[B * W, V] of the hidden rows of the last forward, guidance applied."""
         head = model.get_output_embeddings()
         logits = head(hidden.flatten(0, 1))
-        if self.guidance is None:
+        if self.guidance is None or self.unguided is None:
             return logits
         unguided = head(self.unguided.flatten(0, 1))
         weight = (self.guidance + 1).to(logits.dtype).repeat_interleave(hidden.shape[1])
@@ -174,7 +196,7 @@ class Scorer:
         """Who sees whom where a forward spans several blocks of a block-causal model."""
         if self.block_length is None or (self.cache is not None and width <= self.block_length):
             return None
-        block = (fed // self.block_length).expand(self.halves * len(self.count), -1)
+        block = fed // self.block_length
         return bitmask(block[:, None, :] <= block[:, :, None])
 
 

@@ -14,11 +14,17 @@ class _TreeLayer(CacheLayerMixin):
         batch, heads, length, dim = shape
         self._owner, self._shape = owner, shape
         size = batch * length, heads * dim
-        self._rows = [torch.zeros(size, dtype=owner.dtype, device=owner.device) for _ in "kv"]
+        memory = [torch.zeros(size, dtype=owner.dtype, device=owner.device) for _ in "kv"]
+        self._view(memory, batch)
+        self.is_initialized = True
+
+    def _view(self, memory: list[Tensor], batch: int) -> None:
+        _, heads, length, dim = self._shape
+        self._shape = batch, heads, length, dim
+        self._rows = [m.view(batch * length, heads * dim) for m in memory]
         self.keys, self.values = (
             r.view(batch, length, heads, dim).transpose(1, 2) for r in self._rows
         )
-        self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the cache is allocated when it is made."""
@@ -29,6 +35,10 @@ class _TreeLayer(CacheLayerMixin):
         for rows, states in zip(self._rows, (key_states, value_states), strict=True):
             rows.index_copy_(0, self._owner.rows, states.transpose(1, 2).reshape(-1, rows.shape[1]))
         return self.keys, self.values
+
+    def keep(self, sequences: Tensor) -> None:
+        """Forget all sequences but these, [n] int64."""
+        self._view([r.view(self._shape[0], -1)[sequences] for r in self._rows], len(sequences))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._shape[2], 0
@@ -106,3 +116,11 @@ class RowCache(TreeCache):
     def place_at(self, positions: Tensor) -> None:
         """The next forward brings tokens of these positions, [B, N] int64 in 0 .. length."""
         self.rows = (self._first_row + positions).view(-1)
+
+    def keep(self, sequences: Tensor) -> None:
+        """Forget all sequences but these, [n] int64."""
+        for layer in self.layers:
+            layer.keep(sequences)
+        self._first_row = self._first_row[: len(sequences)]
+        self.keys = [layer.keys for layer in self.layers]
+        self.values = [layer.values for layer in self.layers]
