@@ -9,6 +9,7 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
   m.def("vocab_filter(Tensor logits, *, Tensor? rows=None, Tensor? uncond=None, Tensor? guidance=None, Tensor? suppress=None, Tensor? bias_ids=None, Tensor? bias=None, Tensor? unranked=None, Tensor? temperature=None, Tensor? rng=None, Tensor? top_k=None, Tensor? top_p=None, bool tempered=False) -> (Tensor token, Tensor confidence, Tensor margin, Tensor entropy, Tensor log_odds, Tensor gap, Tensor n_kept, Tensor n_nan)");
 
   // attention
+  m.def("attn_sparse(Tensor q, Tensor k, Tensor v, Tensor bits, int block, *, Tensor? kv_len=None, float? scale=None) -> (Tensor out, Tensor lse)");
   m.def("attn_tree(Tensor q, Tensor k_cache, Tensor v_cache, Tensor kv_len, *, Tensor? ancestors=None, Tensor? n_nodes=None, Tensor? page_table=None, bool causal=True, int? window=None, float? scale=None) -> (Tensor out, Tensor lse)");
   m.def("attn_block_mass(Tensor q, Tensor k, int block, *, Tensor? prompt_len=None, Tensor? kv_len=None, float? scale=None) -> (Tensor prefix_mass, Tensor generation_mass)");
   m.def("attn_select_blocks(Tensor prefix_mass, Tensor generation_mass, int length, int block, float keep, *, Tensor? prompt_len=None, Tensor? kv_len=None) -> Tensor bits");

@@ -25,6 +25,8 @@ void parallel_for(int64_t n, int64_t grain, ParallelBody body, void* context) {
                               [=](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
+int64_t thread_count() { return torch::stable::get_num_threads(); }
+
 void* scratch(size_t bytes) {
   thread_local Arena arena;
   if (bytes > arena.size) {

@@ -19,6 +19,9 @@ inline void parallel_for(int64_t n, int64_t grain, F f) {
       &f);
 }
 
+// Threads that parallel_for may use.
+int64_t thread_count();
+
 // 64-byte aligned memory of the calling thread, valid until its next call; it grows and is kept.
 void* scratch(size_t bytes);
 

@@ -24,12 +24,13 @@ class Sample:
     )  # output index -> (atol, rtol)
 
 
-from samples import attention, ngram, recycle, sparsed, tree, unmask, vocab  # noqa: E402
+from samples import attention, ngram, recycle, sparse, sparsed, tree, unmask, vocab  # noqa: E402
 
 SAMPLES: dict[str, list[Sample]] = {
     **attention.SAMPLES,
     **ngram.SAMPLES,
     **recycle.SAMPLES,
+    **sparse.SAMPLES,
     **sparsed.SAMPLES,
     **tree.SAMPLES,
     **unmask.SAMPLES,

@@ -1,7 +1,7 @@
 """Public functions over `torch.ops.tokenburst.*`, one file per room."""
 
 from tokenburst import _native  # registers the ops before anything below looks them up  # noqa: F401
-from tokenburst.ops.attention import Attended, attn_tree
+from tokenburst.ops.attention import Attended, attn_sparse, attn_tree
 from tokenburst.ops.ngram import NgramDraft, NgramMatch, ngram_draft, ngram_match, ngram_update_
 from tokenburst.ops.recycle import recycle_draft, recycle_update_
 from tokenburst.ops.sparsed import BlockMass, attn_block_mass, attn_select_blocks
@@ -28,6 +28,7 @@ __all__ = [
     "VocabStats",
     "attn_block_mass",
     "attn_select_blocks",
+    "attn_sparse",
     "attn_tree",
     "ngram_draft",
     "ngram_match",

@@ -13,6 +13,62 @@ class Attended(NamedTuple):
     lse: Tensor  # [B, Hq, N] float32: natural log of the sum of exp(scaled scores)
 
 
+def attn_sparse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bits: Tensor,
+    block: int,
+    *,
+    kv_len: Tensor | None = None,
+    scale: float | None = None,
+) -> Attended:
+    """Attention in which each block of queries sees the blocks of keys that a bitmask selects.
+
+    The pattern is per sequence and query head; `tokenburst.BlockPattern` makes and holds one.
+    Queries of block i of head h attend to all keys of kv block j if bit j % 32 of
+    bits[b, h, i, j // 32] is set. Query head h reads KV head h // (Hq / Hkv). What no query of a
+    head selects is never read. A result depends on its query, on what that selects and on nothing
+    else: on no other sequence, head or query, on no thread count. Equivalent to
+    `tokenburst.ref.attention.attn_sparse`.
+
+    Args:
+        q: [B, Hq, Lq, D] float32, float16 or bfloat16; D a multiple of 8 up to 256 (16-bit tensors
+            on a GPU meet tensor cores at 64, 80, 96, 128 and 256).
+        k: [B, Hkv, Lk, D], dtype of q; Hq is a multiple of Hkv.
+        v: [B, Hkv, Lk, D], dtype of q. These three may have any strides as long as the last
+            dimension is contiguous.
+        bits: [B or 1, Hq or 1, ceil(Lq / block), ceil(ceil(Lk / block) / 32)] int32. Bits from the
+            last kv block on are ignored.
+        block: 32, 64 or 128 queries, and as many keys.
+        kv_len: [B] int32 or int64, keys of each sequence, the others are padding (default Lk).
+        scale: of the scores, default 1 / sqrt(D).
+
+    Returns:
+        `Attended` with out [B, Hq, Lq, D] and lse [B, Hq, Lq]; a query that sees nothing has out 0
+        and lse -inf.
+
+    Raises:
+        RuntimeError: wrong dtype, shape, strides, device, head dim or block, head counts that do
+            not divide, a pattern of other lengths; on the CPU also a kv_len out of range. On a GPU
+            that is clamped.
+
+    Source: Wang et al., SparseD, arXiv 2509.24014 (head-specific block patterns); Dao,
+        FlashAttention-2, arXiv 2307.08691 (online softmax in tiles).
+    """
+    return Attended(*_attn_sparse(q, k, v, bits, block, kv_len=kv_len, scale=scale))
+
+
+_attn_sparse = torch.ops.tokenburst.attn_sparse.default
+
+
+@torch.library.register_fake("tokenburst::attn_sparse")
+def _(q, k, v, bits, block, *, kv_len=None, scale=None):
+    batch, heads, length, dim = q.shape
+    out = q.new_empty((batch, length, heads, dim)).transpose(1, 2)
+    return out, q.new_empty((batch, heads, length), dtype=torch.float32)
+
+
 def attn_tree(
     q: Tensor,
     k_cache: Tensor,

@@ -1,7 +1,39 @@
-"""Attention of many new tokens in plain torch, one sequence at a time."""
+"""Attention in plain torch, one sequence at a time."""
 
 import torch
 from torch import Tensor
+
+
+def attn_sparse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bits: Tensor,
+    block: int,
+    *,
+    kv_len: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention in float64 over the selected keys; see `tokenburst.ops.attn_sparse`."""
+    batch, heads, length, dim = q.shape
+    group = heads // k.shape[1]
+    scale = dim**-0.5 if scale is None else scale
+    out = torch.zeros(batch, length, heads, dim, dtype=q.dtype, device=q.device).transpose(1, 2)
+    lse = torch.full((batch, heads, length), -torch.inf, device=q.device)
+    bits = bits.expand(batch, heads, -1, -1)
+    for b in range(batch):
+        keys = torch.arange(k.shape[2] if kv_len is None else int(kv_len[b]), device=q.device)
+        j = keys // block
+        for h in range(heads):
+            for i in range(bits.shape[2]):
+                rows = slice(i * block, (i + 1) * block)
+                seen = keys[(bits[b, h, i][j // 32] >> (j % 32) & 1).bool()]
+                scores = q[b, h, rows].double() @ k[b, h // group, seen].double().mT * scale
+                total = scores.logsumexp(-1)
+                weights = (scores - total[:, None]).exp()
+                out[b, h, rows] = (weights @ v[b, h // group, seen].double()).to(q.dtype)
+                lse[b, h, rows] = total.float()
+    return out, lse
 
 
 def visible_nodes(
