@@ -71,7 +71,33 @@ def dense(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
+def selection(n, heads, device):
+    length, prompt = 64 * n, 64 * n - 256
+    masses = [torch.rand(1, heads, n, n, device=device) for _ in range(2)]
+    lengths = torch.tensor([prompt], device=device)
+    split, few, some = n - 4, int(n * KEEP) + 1, int(4 * KEEP) + 1
+
+    def ours():
+        return ops.attn_select_blocks(*masses, length, 64, KEEP, prompt_len=lengths)
+
+    def eager():
+        mask = torch.zeros(1, heads, n, n, dtype=torch.bool, device=device)
+        mask.scatter_(-1, masses[0].topk(few, -1).indices, True)
+        mask[..., split:] = False
+        return mask.scatter_(-1, masses[1][..., split:].topk(some, -1).indices + split, True)
+
+    def check():
+        assert torch.equal(unpack_bits(ours(), n), eager())
+
+    name = f"n={n} H={heads} keep={KEEP}"
+    return Case(
+        "attn_select_blocks", name, ours, {"topk": eager}, check, moved=nbytes(*masses, ours())
+    )
+
+
 def cases(device):
+    yield selection(64, 32, device)
+    yield selection(512, 8, device)
     long = 4096 if device.type == "cpu" else 16384
     heads = 8 if device.type == "cpu" else 32
     yield case(1024, 32, 8, 8, 64, torch.float32, device)
