@@ -19,6 +19,8 @@ from tokenburst.decoders.diffusion import (
 from tokenburst.decoders.lookup import PromptLookup
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.recycling import TokenRecycling
+from tokenburst.decoders.sparsed import SparseD
+from tokenburst.decoders.sparsedrun import SparseStats
 from tokenburst.decoders.streaming import Deltas, Stream
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
@@ -78,6 +80,8 @@ __all__ = [
     "Sampling",
     "SlowFast",
     "SpanMasking",
+    "SparseD",
+    "SparseStats",
     "Stable",
     "Stream",
     "Threshold",

@@ -14,6 +14,7 @@ from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, r
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.scoring import Scorer
+from tokenburst.decoders.sparsed import SparseD, check_attention
 from tokenburst.decoders.tasks import PerRow, Prompts, Task, to_generate, to_infill
 from tokenburst.decoders.unmasking import (
     LowConfidence,
@@ -52,6 +53,7 @@ class DiffusionDecoder:
             (`decoders.unmasking`).
         cache: which keys and values a step computes anew: None = all of them, or an object of
             `decoders.caches`.
+        attention: None = every token attends to every token in every step, or `SparseD`.
         mask_id: id of the mask token; None takes `model.config.mask_token_id`.
         shifted: row i of the model's output predicts position i + 1 (Dream), not i (LLaDA); None
             takes `model.config.shifted`, and without it, False.
@@ -71,6 +73,7 @@ class DiffusionDecoder:
         unmasking: Unmasking = Threshold(0.9),  # noqa: B008 (frozen)
         *,
         cache: CachePolicy | None = None,
+        attention: SparseD | None = None,
         mask_id: int | None = None,
         shifted: bool | None = None,
     ) -> None:
@@ -103,6 +106,8 @@ class DiffusionDecoder:
                 f"got {unmasking}, which looks at all blocks"
             )
         check_cache(cache, config, self.causal_block)
+        self.attention = attention
+        check_attention(attention, config, cache, self.causal_block is not None)
 
     def generate(
         self,
@@ -235,6 +240,7 @@ class DiffusionDecoder:
         trace: bool,
         guidance: Tensor | None = None,
     ) -> DiffusionOutput:
+        attention = self.attention.begin(task, self.unmasking) if self.attention else None
         scorer = Scorer(
             self.model,
             task.lengths,
@@ -245,6 +251,7 @@ class DiffusionDecoder:
             block_length=task.block_length,
             guidance=guidance,
             prompt=None if guidance is None else task.prompt,
+            attention=attention,
         )
         return DiffusionOutput(
             *run(self.model, task, self.unmasking, chance, scorer, callback, progress, trace)
@@ -284,6 +291,7 @@ def diffusion_generate(
     guidance: float = 0.0,
     kv_cache: CachePolicy | None = None,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    attention: SparseD | None = None,
     mask_id: int | None = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -306,6 +314,7 @@ def diffusion_generate(
         guidance: see there.
         kv_cache: the `cache` of `DiffusionDecoder`.
         sampling: see there.
+        attention: see `DiffusionDecoder`.
         mask_id: see `DiffusionDecoder`.
         callback: see there; `Stream` feeds a streamer, which transformers does not hand to hooks.
         progress: show a progress bar.
@@ -332,7 +341,9 @@ def diffusion_generate(
             )
         check_generation("diffusion_generate", logits_processor, stopping_criteria, config)
         gen_length = gen_length or new_token_limit(input_ids, config)
-    decoder = DiffusionDecoder(model, unmasking, cache=kv_cache, mask_id=mask_id)
+    decoder = DiffusionDecoder(
+        model, unmasking, cache=kv_cache, attention=attention, mask_id=mask_id
+    )
     out = decoder.generate(
         input_ids,
         attention_mask,

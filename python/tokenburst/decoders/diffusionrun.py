@@ -19,6 +19,7 @@ from tokenburst.decoders.common import LateFlag
 from tokenburst.decoders.homes import Homes
 from tokenburst.decoders.reading import Reader, Sampling, look_up
 from tokenburst.decoders.scoring import Scorer
+from tokenburst.decoders.sparsedrun import SparseStats
 from tokenburst.decoders.tasks import Task
 from tokenburst.decoders.unmasking import Plan, Step, Unmasking
 from tokenburst.models.attention import installed
@@ -46,6 +47,7 @@ class DiffusionStats:
     steps: list[list[int]]  # [B][blocks]: forwards that each row needed for each block
     seconds: float
     trace: list[TraceStep] | None = None  # by step, where it was asked for
+    sparse: SparseStats | None = None  # of `SparseD`
 
     @property
     def tokens_per_forward(self) -> float:
@@ -299,7 +301,9 @@ def run(
     sequences, new_tokens = task.layout(task.x), tokens.tolist()
     seconds = time.perf_counter() - began  # after tolist, which waits for a GPU
     steps = state.spent.tolist()
-    return sequences, DiffusionStats(state.forwards, new_tokens, steps, seconds, state.trace)
+    sparse = None if scorer.attention is None else scorer.attention.stats()
+    stats = DiffusionStats(state.forwards, new_tokens, steps, seconds, state.trace, sparse)
+    return sequences, stats
 
 
 class _bar:

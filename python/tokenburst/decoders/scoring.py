@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenburst.decoders.caches import CachePolicy, Moment
 from tokenburst.decoders.common import whole
+from tokenburst.decoders.sparsedrun import SparsedRun
 from tokenburst.models.attention import TokenContext
 from tokenburst.models.cache import RowCache
 
@@ -37,6 +38,7 @@ class Scorer:
         block_length: of a block-causal model, None where everything sees everything.
         guidance: [B] float32, weight of classifier-free guidance; None = none of it.
         prompt: [B] int32, tokens at the front of each row that the unguided half does not see.
+        attention: what computes it; None = dense attention.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Scorer:
         block_length: int | None = None,
         guidance: Tensor | None = None,
         prompt: Tensor | None = None,
+        attention: SparsedRun | None = None,
     ) -> None:
+        self.attention = attention
         device, batch = lengths.device, len(lengths)
         self.guidance, self.prompt = guidance, prompt
         self.halves = 1 if guidance is None else 2  # guided rows, then unguided ones
@@ -147,6 +151,8 @@ class Scorer:
             x = x.gather(1, fed).where(live, 0)
             self.kv.place_at(fed.where(live, self.length))
             options = {"past_key_values": self.kv}
+        if self.attention is not None:
+            self.attention.begin(len(x))
         hidden = model.base_model(
             input_ids=x,
             position_ids=fed,
@@ -156,6 +162,7 @@ class Scorer:
                 n_nodes=count,
                 ancestors=self._ancestors(fed, width),
                 causal=False,
+                plan=self.attention,
             ),
             **options,
         ).last_hidden_state
@@ -177,9 +184,11 @@ class Scorer:
         stay = active[self.live].nonzero()[:, 0]
         if not len(stay):
             return  # done: a late flag is on its way
+        rows = torch.cat([stay + half * len(self.live) for half in range(self.halves)])
         if self.cache is not None:
-            halves = [stay + half * len(self.live) for half in range(self.halves)]
-            self.kv.keep(torch.cat(halves))
+            self.kv.keep(rows)
+        if self.attention is not None:
+            self.attention.shrink(rows)
         self.live = self.live[stay]
 
     def logits(self, model: Any, hidden: Tensor) -> Tensor:

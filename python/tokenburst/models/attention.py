@@ -5,6 +5,7 @@ reaches `_attention`.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from tokenburst import ops
 
 NAME = "tokenburst"
+
+
+class AttentionPlan(Protocol):
+    """Attention of one generation in place of the dense one, where a forward holds all tokens."""
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: float | None
+    ) -> Tensor:
+        """[rows, Hq, L, D] attention of L tokens, count [rows] of them real, in one layer."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class TokenContext:
         None  # [B, N, W] int32: visible tokens of this forward; None: see `causal`
     )
     causal: bool = True  # without `ancestors`: a chain, or (False) everything sees everything
+    plan: AttentionPlan | None = None  # computes the attention, for tokens that see each other
 
 
 def _attention(
@@ -41,6 +52,10 @@ def _attention(
 ):
     if token_context is None:
         raise ValueError("tokenburst attention: the model was called outside a tokenburst decoder")
+    if token_context.plan is not None:
+        count = token_context.n_nodes
+        out = token_context.plan.attend(module.layer_idx, query, key, value, count, scaling)
+        return out.transpose(1, 2), None
     out, _ = ops.attn_tree(
         query,
         key,
