@@ -32,11 +32,19 @@ TB_HD uint32_t to_bits(float value) {
   return bits;
 }
 
+// A copy that stood alone would carry no name of its instruction set.
+#if defined(__CUDACC__) || defined(TB_SIMT)
+#define TB_INLINE TB_HD
+#else
+#define TB_INLINE inline __attribute__((always_inline))
+#endif
+
 // e^x for x <= 88; below -87.3 (and for -inf) exactly 0. Relative error below 2e-7.
-TB_HD float exp_fast(float x) {
-  if (!(x > -87.3f)) return 0.0f;
-  const float n = nearbyintf(x * 1.442695041f);
-  float r = fused(n, -0.693359375f, x);
+TB_INLINE float exp_fast(float x) {
+  const bool inside = x > -87.3f;
+  const float y = inside ? x : 0.0f;
+  const float n = nearbyintf(y * 1.442695041f);
+  float r = fused(n, -0.693359375f, y);
   r = fused(n, 2.12194440e-4f, r);
   float p = 1.9875691500e-4f;
   p = fused(p, r, 1.3981999507e-3f);
@@ -45,11 +53,12 @@ TB_HD float exp_fast(float x) {
   p = fused(p, r, 1.6666665459e-1f);
   p = fused(p, r, 5.0000001201e-1f);
   p = fused(p, r * r, r) + 1.0f;
-  return p * from_bits(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
+  const float e = p * from_bits(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
+  return inside ? e : 0.0f;
 }
 
 // ln x for normal positive x. Relative error below 2e-7 away from 1, absolute below 1e-7 near it.
-TB_HD float log_fast(float x) {
+TB_INLINE float log_fast(float x) {
   const uint32_t bits = to_bits(x);
   int32_t e = static_cast<int32_t>(bits >> 23) - 126;
   float m = from_bits((bits & 0x007fffffu) | 0x3f000000u);  // [0.5, 1)

@@ -147,6 +147,29 @@ inline F32x8 times_exp2(F32x8 p, F32x8 t) {
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.v), n))};
 }
 
+// Sum of round(e 2^40) over e in [0, 1], exact: added to 2^52, the rounded integer is what the
+// mantissa holds, and mantissas are summed as integers.
+class WeightSum {
+ public:
+  void add(F32x8 e) {
+    const __m256d unit = _mm256_set1_pd(0x1p40), magic = _mm256_set1_pd(0x1p52);
+    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(e.v));
+    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(e.v, 1));
+    low_ = _mm256_add_epi64(low_, _mm256_castpd_si256(_mm256_fmadd_pd(low, unit, magic)));
+    high_ = _mm256_add_epi64(high_, _mm256_castpd_si256(_mm256_fmadd_pd(high, unit, magic)));
+    ++count_;
+  }
+  uint64_t take() const {
+    alignas(32) uint64_t lane[4];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi64(low_, high_));
+    return lane[0] + lane[1] + lane[2] + lane[3] - 8 * count_ * 0x4330000000000000u;
+  }
+
+ private:
+  __m256i low_ = _mm256_setzero_si256(), high_ = _mm256_setzero_si256();
+  uint64_t count_ = 0;
+};
+
 // Which of the eight counters c0 ... c0 + 7 give a Philox word <= limit: one bit per counter.
 inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
                               uint32_t limit) {
@@ -246,6 +269,19 @@ inline F32x8 exp_fast(F32x8 x) {
 inline F32x8 times_exp2(F32x8 p, F32x8 t) {
   return lanewise([&](int i) { return from_bits(to_bits(p.v[i]) + (to_bits(t.v[i]) << 23)); });
 }
+class WeightSum {
+ public:
+  void add(F32x8 e) {
+    for (const float x : e.v) {  // the sum with 2^52 rounds to an integer, half to even
+      sum_ += static_cast<uint64_t>((static_cast<double>(x) * 0x1p40 + 0x1p52) - 0x1p52);
+    }
+  }
+  uint64_t take() const { return sum_; }
+
+ private:
+  uint64_t sum_ = 0;
+};
+
 inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
                               uint32_t limit) {
   unsigned bits = 0;

@@ -114,13 +114,127 @@ def commit(
     return make
 
 
+def sample(
+    mode,
+    batch,
+    nodes,
+    *,
+    vocab=11,
+    shape="random",
+    ragged=False,
+    dtype=torch.float32,
+    draft=None,  # dense, sparse, or None
+    filters=False,
+    penalty=False,
+    special=False,
+    merged=False,
+    eos=None,
+    ties=False,
+    temperature=(1.0, 0.6, 0.0, 1.7),
+    **options,
+):
+    """Trees whose nodes are plausible draws; a third of the draft rows are shared or certain."""
+
+    def make(device):
+        g = torch.Generator().manual_seed(batch * 1000 + nodes + vocab)
+        trees = [random_tree(nodes, g, shape) for _ in range(batch)]
+        parent = torch.tensor(trees, dtype=torch.int32).reshape(batch, nodes)
+        tokens = torch.randint(0, vocab, (batch, nodes), generator=g)
+        logits = torch.randn(batch, nodes, vocab, generator=g) * 1.5
+        if ties:
+            logits = logits.round()
+        logits.scatter_add_(2, tokens[:, :, None], torch.ones(batch, nodes, 1))
+        if special:
+            kind = torch.randint(0, 12, logits.shape, generator=g)
+            for which, value in enumerate((torch.nan, -torch.inf, torch.inf)):
+                logits = torch.where(kind == which, value, logits)
+            logits[::3, 1::4] = torch.nan
+        count = torch.full((batch,), nodes, dtype=torch.int32)
+        if ragged:
+            count = torch.randint(0, nodes + 1, (batch,), generator=g, dtype=torch.int32)
+        rng = torch.randint(-(2**40), 2**40, (batch, 3), generator=g)
+        kwargs = {"temperature": torch.tensor(temperature).repeat(batch)[:batch]}
+        pick = torch.arange(batch)
+        if filters:
+            kwargs["top_k"] = torch.tensor([0, 3, 5, vocab, 1])[pick % 5]
+            kwargs["top_p"] = torch.tensor([0.8, 1.0, 0.5, 0.9])[pick % 4]
+            kwargs["min_p"] = torch.tensor([0.0, 0.1, 0.0])[pick % 3]
+        if penalty:
+            kwargs["repetition_penalty"] = torch.tensor([1.3, 1.0, 0.8])[pick % 3]
+            words = torch.randint(-(2**31), 2**31, (batch, (vocab + 31) // 32), generator=g)
+            kwargs["seen"] = words.int()
+        draws = nodes
+        if merged:  # twice as many draws as nodes, some of no node
+            draws = 2 * nodes
+            kwargs["draws"] = torch.randint(-1, nodes, (batch, draws), generator=g)
+        if draft == "dense":
+            kwargs["draft_logits"] = (torch.randn(batch, nodes, vocab, generator=g) * 2).to(dtype)
+            kwargs["draft_temperature"] = torch.tensor([1.0, 0.5, 2.0])[pick % 3]
+        if draft == "sparse":  # some ids, the drafted tokens among them; half an eighth each
+            ids = torch.randint(0, vocab, (batch, nodes, 8), generator=g)
+            below = torch.where(parent[:, 1:] >= 0, parent[:, 1:].long(), 0)
+            for i in range(1, nodes):
+                ids[torch.arange(batch), below[:, i - 1], i % 8] = tokens[:, i]
+            kwargs["draft_ids"] = ids
+            probs = torch.rand(batch, nodes, 8, generator=g) + 0.1
+            kwargs["draft_probs"] = probs / probs.sum(-1, keepdim=True)
+        if draft and mode != "kseq" and draft != "sparse":
+            own = parent.clamp(min=0).long()
+            if merged:
+                own = own.gather(1, kwargs["draws"].clamp(min=0))
+            kind = torch.randint(0, 6, (batch, draws), generator=g)
+            kwargs["draft_row"] = torch.where(kind == 0, -1, torch.where(kind == 1, 0, own))
+        kwargs = {name: t.to(device) for name, t in kwargs.items()} | options
+        if eos is not None:
+            kwargs["eos"] = torch.tensor(eos, device=device)
+        logits = logits.to(dtype)
+        args = tuple(t.to(device) for t in (tokens, parent, count, logits))
+        return (*args, mode, rng.to(device)), kwargs
+
+    return make
+
+
 def _keep_strides(t, device):
     """The same view on another device: `Tensor.to` would pack it."""
     storage = torch.as_strided(t, (t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
     return torch.as_strided(storage.to(device), t.shape, t.stride(), t.storage_offset())
 
 
+bf16, f16 = torch.bfloat16, torch.float16
+VERIFY_SAMPLE = [
+    Sample("walk-one-node", sample("walk", 4, 1)),
+    Sample("walk-empty-batch", sample("walk", 0, 5)),
+    Sample("walk-one-token", sample("walk", 3, 4, vocab=1)),
+    Sample("walk-ragged", sample("walk", 9, 12, vocab=4, ragged=True)),
+    Sample("walk-eos", sample("walk", 9, 12, vocab=3, eos=[1, 7])),
+    Sample("walk-filters", sample("walk", 12, 9, vocab=40, filters=True, penalty=True)),
+    Sample("walk-ties-bf16", sample("walk", 12, 5, vocab=300, filters=True, ties=True, dtype=bf16)),
+    Sample("walk-special", sample("walk", 12, 9, special=True, filters=True, dtype=f16)),
+    Sample("walk-wide", sample("walk", 3, 3, vocab=3001, filters=True, penalty=True)),
+    Sample("rrs-dense", sample("rrs", 12, 20, vocab=7, draft="dense")),
+    Sample("rrs-special", sample("rrs", 12, 20, vocab=9, draft="dense", special=True, eos=[2])),
+    Sample("rrs-filters-bf16", sample("rrs", 12, 17, draft="dense", filters=True, dtype=bf16)),
+    Sample("rrs-certain", sample("rrs", 9, 17, vocab=5, penalty=True)),
+    Sample("rrs-star", sample("rrs", 6, 33, vocab=40, shape="star", draft="dense")),
+    Sample("rrs-sparse", sample("rrs", 9, 7, vocab=30, draft="sparse", filters=True)),
+    Sample("rrs-wide", sample("rrs", 3, 9, vocab=2500, draft="dense")),
+    Sample("wr-merged", sample("rrs_wr", 12, 12, vocab=6, draft="dense", merged=True)),
+    Sample("wr-sparse", sample("rrs_wr", 6, 7, vocab=20, draft="sparse", merged=True)),
+    Sample("kseq-dense", sample("kseq", 12, 12, vocab=6, draft="dense", ragged=True)),
+    Sample("kseq-merged-f16", sample("kseq", 9, 9, draft="dense", merged=True, dtype=f16)),
+    Sample("kseq-sparse", sample("kseq", 6, 7, vocab=20, draft="sparse", filters=True)),
+    Sample("block-dense", sample("block", 16, 9, vocab=5, shape="chain", draft="dense")),
+    Sample("block-special", sample("block", 9, 9, shape="chain", draft="dense", special=True)),
+    Sample("block-sparse", sample("block", 9, 6, shape="chain", draft="sparse", penalty=True)),
+    Sample("block-certain", sample("block", 9, 6, vocab=3, shape="chain", eos=[2])),
+    Sample("typical", sample("lossy_typical", 12, 20, vocab=5, filters=True, penalty=True)),
+    Sample("typical-special", sample("lossy_typical", 12, 20, special=True, eos=[1], delta=0.1)),
+    Sample("grouped", sample("lossy_grouped", 12, 9, shape="chain", draft="dense", group_size=3)),
+    Sample("grouped-sparse", sample("lossy_grouped", 9, 6, shape="chain", draft="sparse")),
+]
+
 SAMPLES = {
+    "tree_verify_sample": VERIFY_SAMPLE,
     "tree_build": [
         Sample("one-node", build(1, 1)),
         Sample("no-nodes", build(2, 0)),

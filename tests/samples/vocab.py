@@ -90,6 +90,24 @@ def filtered(shape, *, lists=False, guided=False, top_k=None, top_p=None, **kwar
             k: v.to(device) if torch.is_tensor(v) else v for k, v in options.items()
         }
 
+
+def drafts(shape, k, *, beam=False, replacement=False, rows=None, seed=0, **options):
+    """vocab_sample on the logits that `stats` makes."""
+    options.setdefault("temperature", [1.0, 0.7, 0.0, 2.5])
+
+    def make(device):
+        (logits, _), drawn = stats(shape, rows=rows, **options)(device)
+        kwargs = {"replacement": replacement}
+        if rows is not None:
+            kwargs["rows"] = drawn["rows"]
+        count = len(drawn["rng"])
+        if beam:
+            g = torch.Generator().manual_seed(count)
+            phi = -torch.rand(count, generator=g) * 5
+            kwargs["parent_g"] = (phi + torch.randn(count, generator=g)).to(device)
+            kwargs["parent_phi"] = phi.to(device)
+        return (logits, k, drawn["temperature"], drawn["rng"]), kwargs
+
     return make
 
 
@@ -104,6 +122,25 @@ def filter_sample(id, *args, **kwargs):
 f16, bf16 = torch.float16, torch.bfloat16
 
 SAMPLES = {
+    "vocab_sample": [
+        Sample("one-id", drafts((3, 1), 1)),
+        Sample("no-rows", drafts((0, 7), 2)),
+        Sample("rows-empty", drafts((2, 7), 2, rows=[])),
+        Sample("k-is-v", drafts((6, 5), 5, ties=True)),
+        Sample("special-small", drafts((8, 13), 6, special=True)),
+        Sample("special-f16", drafts((5, 530), 8, special=True, dtype=f16)),
+        Sample("ties-bf16", drafts((4, 1031), 64, ties=True, dtype=bf16, scale=1.0)),
+        Sample("rows-with-none", drafts((6, 257), 3, rows=[5, -1, 0, 0, 3])),
+        Sample("slice-3d", drafts((2, 3, 519), 8, layout="slice", dtype=bf16)),
+        Sample("transposed-3d", drafts((3, 2, 100), 2, layout="transposed", rows=[5, 1, 2])),
+        Sample("two-chunks", drafts((3, 8200), 8, special=True)),
+        Sample("large-logits", drafts((3, 1000), 3, scale=3e37, temperature=[1e-30, 1e30, 1.0])),
+        Sample("beam", drafts((8, 300), 16, beam=True)),
+        Sample("beam-special", drafts((6, 40), 9, beam=True, special=True)),
+        Sample("replacement", drafts((8, 300), 7, replacement=True)),
+        Sample("replacement-special", drafts((6, 13), 20, replacement=True, special=True)),
+        Sample("replacement-f16", drafts((3, 4100), 64, replacement=True, dtype=f16)),
+    ],
     "vocab_stats": [
         sample("one-id", (3, 1)),
         sample("no-rows", (0, 7), k=2, temperature=[1.0]),

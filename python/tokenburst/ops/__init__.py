@@ -8,12 +8,21 @@ from tokenburst.ops.sparsed import BlockMass, attn_block_mass, attn_select_block
 from tokenburst.ops.tree import (
     AcceptedPath,
     BuiltTree,
+    SampledPath,
     tree_build,
     tree_commit_kv_,
     tree_verify_greedy,
+    tree_verify_sample,
 )
 from tokenburst.ops.unmask import Remasked, Unmasked, unmask_remask_, unmask_select_
-from tokenburst.ops.vocab import VocabFiltered, VocabStats, vocab_filter, vocab_stats
+from tokenburst.ops.vocab import (
+    VocabDraws,
+    VocabFiltered,
+    VocabStats,
+    vocab_filter,
+    vocab_sample,
+    vocab_stats,
+)
 
 __all__ = [
     "AcceptedPath",
@@ -23,7 +32,9 @@ __all__ = [
     "NgramDraft",
     "NgramMatch",
     "Remasked",
+    "SampledPath",
     "Unmasked",
+    "VocabDraws",
     "VocabFiltered",
     "VocabStats",
     "attn_block_mass",
@@ -38,8 +49,10 @@ __all__ = [
     "tree_build",
     "tree_commit_kv_",
     "tree_verify_greedy",
+    "tree_verify_sample",
     "unmask_remask_",
     "unmask_select_",
     "vocab_filter",
+    "vocab_sample",
     "vocab_stats",
 ]

@@ -15,6 +15,15 @@ class AcceptedPath(NamedTuple):
     next_token: Tensor  # [B] int64: the target's token after the path; -1 where n_nodes is 0
 
 
+class SampledPath(NamedTuple):
+    """What one stochastic verification decided, on the device of its inputs."""
+
+    path: Tensor  # [B, N] int32: accepted nodes from the root down, -1 after them
+    n_accepted: Tensor  # [B] int32: nodes in `path`, root included; 0 where n_nodes is 0
+    next_token: Tensor  # [B] int64: the token after the path; -1 where there is none
+    n_nan: Tensor  # [B] int32: NaN logits in the rows that were read
+
+
 class BuiltTree(NamedTuple):
     """What follows from the parents of a tree, on their device."""
 
@@ -77,6 +86,120 @@ def tree_verify_greedy(
     return AcceptedPath(*_tree_verify_greedy(tokens, argmax, parent, n_nodes, eos=eos))
 
 
+def tree_verify_sample(
+    tokens: Tensor,
+    parent: Tensor,
+    n_nodes: Tensor,
+    logits: Tensor,
+    mode: str,
+    rng: Tensor,
+    *,
+    temperature: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    min_p: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    seen: Tensor | None = None,
+    draft_logits: Tensor | None = None,
+    draft_temperature: Tensor | None = None,
+    draft_ids: Tensor | None = None,
+    draft_probs: Tensor | None = None,
+    draft_row: Tensor | None = None,
+    draws: Tensor | None = None,
+    eos: Tensor | None = None,
+    epsilon: float = 0.09,
+    delta: float = 0.3,
+    group_size: int = 15,
+    group_delta: float = 0.15,
+) -> SampledPath:
+    """A path of drafted tokens and the token after it, as sampling token by token would give them.
+
+    Every row that is visited (those of the path) goes through repetition penalty, temperature,
+    top-k, top-p and min-p as in transformers, tokens of equal logit ranked by id, exactly k kept.
+    A temperature of 0 walks greedily in every mode.
+
+    Modes. `walk`: draw from the target, go down where that token was drafted; needs no draft
+    probabilities, and with one seed the text is the same whatever was drafted, as the draw at a
+    position depends on (seed, sequence, position) and its row alone. `rrs`: recursive rejection,
+    siblings drawn without replacement from their draft row. `rrs_wr`: the same for independent
+    draws. `kseq`: K-SEQ for independent draws of one row. `block`: block verification of a chain.
+    These have exactly the target's distribution. `lossy_typical` (Medusa) and `lossy_grouped`
+    (GSD) do not: they accept more and change the distribution. Equivalent to
+    `tokenburst.ref.tree.tree_verify_sample`.
+
+    Args:
+        tokens: [B, N] int32 or int64, drafted token of each node; -1 is never accepted. Siblings
+            in the order in which they were drawn.
+        parent: [B, N] int32 or int64, topological: -1 at node 0, otherwise 0 <= parent[i] < i.
+        n_nodes: [B] int32 or int64, nodes of each tree; 0 leaves the sequence out. A tree of one
+            node is plain sampling.
+        logits: [B, N, V] float32, float16 or bfloat16, the target's after each node, any strides
+            with a contiguous last dimension, V <= 2^22.
+        mode: one of the names above.
+        rng: [B, 3] int32 or int64, (seed, sequence, absolute position of the root).
+        temperature: [B] float32, default 1.
+        top_k: [B] int32 or int64, 0 = off.
+        top_p: [B] float32, 1 = off.
+        min_p: [B] float32, 0 = off.
+        repetition_penalty: [B] float32, 1 = off; of the tokens in `seen` and on the path.
+        seen: [B, ceil(V / 32)] int32 bits, token v is bit v % 32 of word v // 32.
+        draft_logits: [B, R, V], the draft's logits in the rows from which nodes were drawn.
+        draft_temperature: [B] float32 of the draft, default 1.
+        draft_ids: [B, R, K] int32 or int64, -1 = none: sparse draft rows, instead of draft_logits.
+        draft_probs: [B, R, K] float32, their probabilities; each row sums to 1.
+        draft_row: [B, M], row from which a draw was made, -1 = the token was certain (not drawn).
+            Default: the index of the parent node; certain where there are no draft rows.
+        draws: [B, M] int32 or int64, node of each draw in draw order, -1 = none: where a merged
+            tree has fewer nodes than draws. Default: every node is one draw, M = N.
+        eos: [E] int32 or int64: nothing is accepted below a drafted end-of-sequence token.
+        epsilon: of lossy_typical: accepted if p > min(epsilon, delta exp(-entropy)).
+        delta: see epsilon.
+        group_size: of lossy_grouped: tokens of a group, half of them more and half less probable.
+        group_delta: of lossy_grouped: how far their probabilities may differ.
+
+    Returns:
+        `SampledPath` with path [B, N], n_accepted, next_token, n_nan [B].
+
+    Raises:
+        RuntimeError: wrong dtype, shape or device, unknown mode, V of draft and target differ; on
+            the CPU also trees that are not topological, block on a tree that is no chain,
+            parameters out of range, draft probabilities that do not sum to 1 or give 0 to the
+            drafted token. On a GPU a draw that its row cannot have made is not tried.
+
+    Source: target walk and rrs_wr: Miao et al., SpecInfer, arXiv 2305.09781, section 4.3; rrs:
+        Jeon et al., RSD, arXiv 2402.14160; kseq: Sun et al., SpecTr, arXiv 2310.15141; block: Sun
+        et al., Block Verification, arXiv 2403.10444; lossy_typical: Cai et al., Medusa,
+        arXiv 2401.10774; lossy_grouped: So et al., Grouped Speculative Decoding, arXiv 2508.07747.
+    """
+    return SampledPath(
+        *_tree_verify_sample(
+            tokens,
+            parent,
+            n_nodes,
+            logits,
+            mode,
+            rng,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seen=seen,
+            draft_logits=draft_logits,
+            draft_temperature=draft_temperature,
+            draft_ids=draft_ids,
+            draft_probs=draft_probs,
+            draft_row=draft_row,
+            draws=draws,
+            eos=eos,
+            epsilon=epsilon,
+            delta=delta,
+            group_size=group_size,
+            group_delta=group_delta,
+        )
+    )
+
+
 def tree_commit_kv_(
     k_caches: Sequence[Tensor],
     v_caches: Sequence[Tensor],
@@ -119,6 +242,7 @@ def tree_commit_kv_(
 _tree_build = torch.ops.tokenburst.tree_build.default
 _tree_commit_kv_ = torch.ops.tokenburst.tree_commit_kv_.default
 _tree_verify_greedy = torch.ops.tokenburst.tree_verify_greedy.default
+_tree_verify_sample = torch.ops.tokenburst.tree_verify_sample.default
 
 
 @torch.library.register_fake("tokenburst::tree_verify_greedy")
@@ -127,6 +251,14 @@ def _(tokens, argmax, parent, n_nodes, *, eos=None):
     path = tokens.new_empty((batch, nodes), dtype=torch.int32)
     n_accepted = tokens.new_empty((batch,), dtype=torch.int32)
     return path, n_accepted, tokens.new_empty((batch,), dtype=torch.int64)
+
+
+@torch.library.register_fake("tokenburst::tree_verify_sample")
+def _(tokens, parent, n_nodes, logits, mode, rng, **kwargs):
+    batch, nodes = tokens.shape
+    path = tokens.new_empty((batch, nodes), dtype=torch.int32)
+    n_accepted, n_nan = (tokens.new_empty((batch,), dtype=torch.int32) for _ in range(2))
+    return path, n_accepted, tokens.new_empty((batch,), dtype=torch.int64), n_nan
 
 
 @torch.library.register_fake("tokenburst::tree_build")

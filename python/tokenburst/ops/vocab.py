@@ -68,6 +68,76 @@ def vocab_stats(
     )
 
 
+class VocabDraws(NamedTuple):
+    """Drafted tokens of N rows of logits, on the device of the logits."""
+
+    ids: Tensor  # [N, k] int64: in draw order; -1 where the support ends, and in row -1
+    logq: Tensor  # [N, k] float32: log softmax(logits / T) at the ids; -inf past the last one
+    g: Tensor  # [N, k] float32: Gumbel value of each draw, descending; 0 with replacement
+    lse: Tensor  # [N] float32: log of the sum of exp(logits / T)
+
+
+def vocab_sample(
+    logits: Tensor,
+    k: int,
+    temperature: Tensor,
+    rng: Tensor,
+    *,
+    rows: Tensor | None = None,
+    parent_g: Tensor | None = None,
+    parent_phi: Tensor | None = None,
+    replacement: bool = False,
+) -> VocabDraws:
+    """k tokens of each row drawn from softmax(logits / T), without or with replacement.
+
+    Without replacement the order is that of k draws one after the other (Plackett-Luce), and g are
+    the k largest values of logq(v) + Gumbel(v), descending: tokens arrive at rates q, so no token
+    needs noise of its own. With `parent_g` and `parent_phi` the rows are beam items of stochastic
+    beam search: g is phi + logq + Gumbel on condition that the largest is the parent's value. With
+    replacement the k draws are independent. NaN counts as -inf, +inf as the largest finite float;
+    probabilities are integers, exact to 2^-40 of the largest, and the same on every device. Draw i
+    takes its numbers from Philox4x32-10 with key = seed and counter = (2^30 + i, position, step,
+    sequence). T = 0 gives the k most likely ids, all probability on the first. Equivalent to
+    `tokenburst.ref.vocab.vocab_sample`.
+
+    Args:
+        logits: [R, V], or [B, L, V] read as R = B * L rows; float32, float16 or bfloat16, any
+            strides with a contiguous last dimension, V <= 2^22.
+        k: draws per row, at most 64, without replacement also at most V.
+        temperature: [N] float32, T of each result.
+        rng: [N, 4] int32 or int64, (seed, sequence, step, position): no two draws of one
+            generation may share all four.
+        rows: [N] int32 or int64, rows to draw from, -1 = none. Default: all.
+        parent_g: [N] float32, value of the beam item that each row extends; the root's is 0.
+        parent_phi: [N] float32, its log probability; the root's is 0. Together with `parent_g`.
+        replacement: independent draws.
+
+    Returns:
+        `VocabDraws`; with `rows=None`, N = R.
+
+    Raises:
+        RuntimeError: wrong dtype, shape or device, k out of range, one of parent_g and parent_phi
+            alone or with replacement; on the CPU also rows out of range and temperatures that are
+            negative or NaN. On a GPU such rows are none and such temperatures count as 0.
+
+    Source: Kool, van Hoof and Welling, Stochastic Beams and Where to Find Them, arXiv 1903.06059,
+        sections 3 and 4.1; Jeon et al., Recursive Speculative Decoding, arXiv 2402.14160.
+    """
+    return VocabDraws(
+        *_vocab_sample(
+            logits,
+            k,
+            temperature,
+            rng,
+            rows=rows,
+            parent_g=parent_g,
+            parent_phi=parent_phi,
+            replacement=replacement,
+        )
+    )
+
+
+_vocab_sample = torch.ops.tokenburst.vocab_sample.default
 _vocab_stats = torch.ops.tokenburst.vocab_stats.default
 
 
@@ -180,3 +250,21 @@ def _(logits, *, rows=None, **options):
     token = logits.new_empty((count,), dtype=torch.int64)
     floats = (logits.new_empty((count,), dtype=torch.float32) for _ in range(5))
     return token, *floats, *(torch.empty_like(token, dtype=torch.int32) for _ in range(2))
+
+
+@torch.library.register_fake("tokenburst::vocab_sample")
+def _(
+    logits,
+    k,
+    temperature,
+    rng,
+    *,
+    rows=None,
+    parent_g=None,
+    parent_phi=None,
+    replacement=False,
+):
+    count = temperature.shape[0]
+    ids = logits.new_empty((count, k), dtype=torch.int64)
+    logq, g = (logits.new_empty((count, k), dtype=torch.float32) for _ in range(2))
+    return ids, logq, g, logits.new_empty((count,), dtype=torch.float32)

@@ -74,10 +74,15 @@ def log_fast(x: Tensor) -> Tensor:
     return fused(n, 0.693359375, f + y)
 
 
-def gumbel(word: Tensor) -> Tensor:
-    """Standard Gumbel noise of 32-bit words (int64): -ln(-ln U), U = 1 - (word + 1/2) / 2^32."""
+def exponential(word: Tensor) -> Tensor:
+    """Standard exponential noise of 32-bit words (int64): -ln U, U = 1 - (word + 1/2) / 2^32."""
     v = (word.float() + 0.5) * 2.0**-32
     y = 1.0 - v
     below = -(log_fast(y.clamp_min(0.25)) - ((y - 1.0) + v) / y.clamp_min(0.25))
     above = -log_fast(((word ^ 0xFFFFFFFF).float() + 0.5) * 2.0**-32)
-    return -log_fast(torch.where(word < 0x80000000, below, above))
+    return torch.where(word < 0x80000000, below, above)
+
+
+def gumbel(word: Tensor) -> Tensor:
+    """Standard Gumbel noise of 32-bit words (int64): -ln(-ln U)."""
+    return -log_fast(exponential(word))

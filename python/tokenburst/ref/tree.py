@@ -6,6 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from tokenburst.ref.verify import tree_verify_sample
+
+__all__ = ["tree_build", "tree_commit_kv_", "tree_verify_greedy", "tree_verify_sample"]
+
 
 def tree_build(parent: Tensor, n_nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Links and masks from parents, children in node order; see `tokenburst.ops.tree_build`."""

@@ -3,9 +3,19 @@
 import torch
 from torch import Tensor
 
-from tokenburst.ref.philox import fused, gumbel, philox4x32
+from tokenburst.ref.philox import exponential, fused, gumbel, log_fast, philox4x32
+from tokenburst.ref.weights import (
+    clean,
+    exp_fast,
+    inverse_temperature,
+    pick,
+    random_below,
+    random_words,
+    softmax_weights,
+)
 
 _LARGEST = torch.finfo(torch.float32).max
+_DRAFTING = 2**30  # first counter of vocab_sample
 
 
 def vocab_stats(
@@ -154,3 +164,76 @@ def vocab_filter(
             result[0, n] = p[own][0]
             result[3, n] = of[own][0] - of[~own].logsumexp(0)
     return token.to(logits.device), *result.to(logits.device), *counts.to(logits.device)
+
+
+def vocab_sample(
+    logits: Tensor,
+    k: int,
+    temperature: Tensor,
+    rng: Tensor,
+    *,
+    rows: Tensor | None = None,
+    parent_g: Tensor | None = None,
+    parent_phi: Tensor | None = None,
+    replacement: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Row by row, one draw after the other; see `tokenburst.ops.vocab_sample`."""
+    raw = logits.reshape(-1, logits.shape[-1]).cpu()
+    numbers = list(range(raw.shape[0])) if rows is None else rows.tolist()
+    count, vocab = len(numbers), raw.shape[1]
+    ids = torch.full((count, k), -1, dtype=torch.int64)
+    logq, g = (torch.full((count, k), -torch.inf) for _ in range(2))
+    lse = torch.full((count,), -torch.inf)
+    for n, row in enumerate(numbers):
+        x = clean(raw[row]) if row >= 0 else torch.full((vocab,), -torch.inf)
+        if x.amax() == -torch.inf:
+            continue
+        t, (seed, sequence, step, position) = temperature[n].item(), rng[n].tolist()
+        if not t > 0:
+            chosen = [int(x.argmax())] * k if replacement else _ranked(x)[:k]
+            ids[n, : len(chosen)] = torch.tensor(chosen)
+            logq[n, : k if replacement else 1] = 0.0
+            g[n] = torch.zeros(k) if replacement else logq[n]
+            if parent_g is not None:
+                g[n, 0] = parent_g[n]
+            lse[n] = x.amax()
+            continue
+        w, inverse = softmax_weights(x, t).long(), torch.tensor(inverse_temperature(t))
+        log_total = _log_mass(w.sum())
+        lse[n] = fused(x.amax(), inverse, log_total)
+        phi = torch.zeros(()) if parent_phi is None else parent_phi[n].cpu()
+        late = torch.zeros(())  # logarithm of the last arrival
+        for i in range(k):
+            if w.sum() == 0:
+                break
+            words = random_words(seed, _DRAFTING + i, position, step, sequence)
+            token = pick(w, random_below(int(w.sum()), words))
+            ids[n, i] = token
+            logq[n, i] = (x[token] - x.amax()) * inverse - log_total
+            g[n, i] = 0.0
+            if not replacement:
+                rate = phi + (_log_mass(w.sum()) - log_total)
+                wait = log_fast(exponential(torch.tensor(words[2:3])))[0] - rate
+                if i > 0:
+                    late = _log_add(late, wait)
+                else:
+                    late = wait if parent_g is None else -parent_g[n].cpu()
+                g[n, i] = -late
+                w[token] = 0
+    return tuple(x.to(logits.device) for x in (ids, logq, g, lse))
+
+
+def _log_mass(mass: Tensor) -> Tensor:
+    return log_fast((mass.double() * 2.0**-40).float().reshape(1))[0]
+
+
+def _log_add(a: Tensor, b: Tensor) -> Tensor:
+    """ln(e^a + e^b)."""
+    high, low = torch.maximum(a, b), torch.minimum(a, b)
+    return high + log_fast(1.0 + exp_fast((low - high).reshape(1)))[0]
+
+
+def _ranked(x: Tensor) -> list[int]:
+    """Ids of what is above -inf, best first, equal ones by id."""
+    order = x.sort(descending=True, stable=True).indices
+    return order[x[order] > -torch.inf].tolist()
