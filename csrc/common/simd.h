@@ -170,6 +170,44 @@ class WeightSum {
   uint64_t count_ = 0;
 };
 
+// Eight doubles, for weights: integers below 2^53, so sums of them are exact.
+struct F64x8 {
+  __m256d low, high;
+  static F64x8 splat(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
+  static F64x8 load(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
+  void store(double* p) const {
+    _mm256_storeu_pd(p, low);
+    _mm256_storeu_pd(p + 4, high);
+  }
+};
+inline F64x8 operator+(F64x8 a, F64x8 b) {
+  return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+}
+inline F64x8 operator-(F64x8 a, F64x8 b) {
+  return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+}
+inline F64x8 operator*(F64x8 a, F64x8 b) {
+  return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+}
+inline F64x8 operator/(F64x8 a, F64x8 b) {
+  return {_mm256_div_pd(a.low, b.low), _mm256_div_pd(a.high, b.high)};
+}
+inline F64x8 max(F64x8 a, F64x8 b) {
+  return {_mm256_max_pd(a.low, b.low), _mm256_max_pd(a.high, b.high)};
+}
+inline F64x8 min(F64x8 a, F64x8 b) {
+  return {_mm256_min_pd(a.low, b.low), _mm256_min_pd(a.high, b.high)};
+}
+inline F64x8 round(F64x8 a) {  // half to even
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_pd(a.low, nearest), _mm256_round_pd(a.high, nearest)};
+}
+inline F64x8 weight8(F32x8 e) {  // round(e 2^40)
+  const __m256d unit = _mm256_set1_pd(0x1p40);
+  return round({_mm256_mul_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(e.v)), unit),
+                _mm256_mul_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(e.v, 1)), unit)});
+}
+
 // Which of the eight counters c0 ... c0 + 7 give a Philox word <= limit: one bit per counter.
 inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
                               uint32_t limit) {
@@ -269,6 +307,49 @@ inline F32x8 exp_fast(F32x8 x) {
 inline F32x8 times_exp2(F32x8 p, F32x8 t) {
   return lanewise([&](int i) { return from_bits(to_bits(p.v[i]) + (to_bits(t.v[i]) << 23)); });
 }
+struct F64x8 {
+  double v[8];
+  static F64x8 splat(double x) { return {{x, x, x, x, x, x, x, x}}; }
+  static F64x8 load(const double* p) {
+    F64x8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = p[i];
+    return r;
+  }
+  void store(double* p) const {
+    for (int i = 0; i < 8; ++i) p[i] = v[i];
+  }
+};
+template <class F>
+inline F64x8 lanewise64(F f) {
+  F64x8 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = f(i);
+  return r;
+}
+inline F64x8 operator+(F64x8 a, F64x8 b) {
+  return lanewise64([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F64x8 operator-(F64x8 a, F64x8 b) {
+  return lanewise64([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline F64x8 operator*(F64x8 a, F64x8 b) {
+  return lanewise64([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F64x8 operator/(F64x8 a, F64x8 b) {
+  return lanewise64([&](int i) { return a.v[i] / b.v[i]; });
+}
+inline F64x8 max(F64x8 a, F64x8 b) {
+  return lanewise64([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F64x8 min(F64x8 a, F64x8 b) {
+  return lanewise64([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F64x8 round(F64x8 a) {
+  return lanewise64([&](int i) { return rint(a.v[i]); });
+}
+inline F64x8 weight8(F32x8 e) {
+  return lanewise64([&](int i) { return rint(static_cast<double>(e.v[i]) * 0x1p40); });
+}
+
 class WeightSum {
  public:
   void add(F32x8 e) {
@@ -297,6 +378,11 @@ inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t 
 // ((0+4)+(2+6)) + ((1+5)+(3+7)), on every ISA.
 inline float reduce_add(F32x8 a) {
   float x[8];
+  a.store(x);
+  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+inline double reduce_add(F64x8 a) {
+  double x[8];
   a.store(x);
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }

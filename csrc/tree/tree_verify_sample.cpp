@@ -157,7 +157,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> tree_verify_sample(
   const int64_t num_draws = draws ? draws->size(1) : nodes;
   check.optional(&Check::integer, draft_row, "draft_row", {batch, num_draws});
   check.optional(&Check::integer, eos, "eos", {any});
-  check.that(group_size >= 1, "group_size", "group_size >= 1", group_size);
+  check.that(1 <= group_size && group_size <= 65, "group_size", "1 <= group_size <= 65",
+             group_size);
 
   const Tensor tokens_ = packed(tokens), parent_ = packed(parent), n_nodes_ = packed(n_nodes),
                rng_ = packed(rng);

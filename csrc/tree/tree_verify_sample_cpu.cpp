@@ -1,5 +1,9 @@
-// The rows behind the rules of verify.h, on the CPU. A visited row becomes one row of scratch:
-// e^(scaled logit - best), 0 where top-k, top-p or min-p cut it off.
+// The rows behind the rules of verify.h, on the CPU. A visited row is read twice: for the maxima of
+// its blocks, then for e^(scaled logit - best) of each token and the weights of the blocks. Where
+// top-k, top-p or min-p cut, only tokens that may stay are looked at one by one. Blocks that weigh
+// nothing are not read again.
+#include <cmath>
+
 #include "common/parallel.h"
 #include "common/simd.h"
 #include "tree/verify.h"
@@ -7,24 +11,100 @@
 namespace tokenburst::TB_ISA {
 namespace {
 
+constexpr int64_t block = 512;
+constexpr float nothing = -29.0f;  // e^nothing weighs less than half a unit
+
+float load_logit(DType dtype, const void* data, int64_t i) {
+  switch (dtype) {
+    case DType::f16:
+      return half_to_float(static_cast<const uint16_t*>(data)[i]);
+    case DType::bf16:
+      return bfloat_to_float(static_cast<const uint16_t*>(data)[i]);
+    default:
+      return static_cast<const float*>(data)[i];
+  }
+}
+
+inline F32x8 cleaned(F32x8 l) {  // NaN is -inf, +inf the largest float
+  return min(max(l, F32x8::splat(-infinity)), F32x8::splat(3.402823466e38f));
+}
+
+template <class T>
+int32_t copy_cleaned(const T* l, int64_t n, float* out) {  // returns the number of NaN
+  const int64_t whole = n / 8 * 8;
+  int32_t n_nan = 0;
+  for (int64_t x = 0; x < whole; x += 8) {
+    const F32x8 raw = F32x8::load(l + x);
+    n_nan += __builtin_popcount(unordered(raw));
+    cleaned(raw).store(out + x);
+  }
+  for (int64_t x = whole; x < n; ++x) {
+    const float raw = widen(l[x]);
+    n_nan += raw != raw;
+    out[x] = clean_logit(raw);
+  }
+  return n_nan;
+}
+
+// Cleaned logits of one block, -inf up to a multiple of 8; returns the number of NaN.
+int32_t load_block(DType dtype, const void* data, int64_t first, int64_t n, float* out) {
+  for (int64_t x = n; x < (n + 7) / 8 * 8; ++x) out[x] = -infinity;
+  switch (dtype) {
+    case DType::f16:
+      return copy_cleaned(static_cast<const Half*>(data) + first, n, out);
+    case DType::bf16:
+      return copy_cleaned(static_cast<const BFloat*>(data) + first, n, out);
+    default:
+      return copy_cleaned(static_cast<const float*>(data) + first, n, out);
+  }
+}
+
+float block_maximum(const float* l, int64_t n) {  // n padded to a multiple of 8
+  F32x8 most = F32x8::splat(-infinity);
+  for (int64_t x = 0; x < n; x += 8) most = max(F32x8::load(l + x), most);
+  return reduce_max(most);
+}
+
+// l becomes e^((l - most) / T); returns the sum of the weights.
+uint64_t exponentials(float* l, int64_t n, float most, float inv_t) {
+  const F32x8 base = F32x8::splat(most), scale = F32x8::splat(inv_t);
+  WeightSum sum;
+  for (int64_t x = 0; x < n; x += 8) {
+    const F32x8 e = exp_fast((F32x8::load(l + x) - base) * scale);
+    e.store(l + x);
+    sum.add(e);
+  }
+  return sum.take();
+}
+
+struct Space {     // of one thread, for rows of `vocab` logits
+  float* e;        // [vocab, padded]
+  float* most;     // [blocks], largest logits
+  uint64_t* mass;  // [blocks], weights of the target
+  uint64_t* rest;  // [blocks], weights that the law leaves
+  uint64_t* keys;  // [vocab + blocks]
+  static int64_t blocks(int64_t vocab) { return (vocab + block - 1) / block; }
+  static size_t bytes(int64_t vocab) {
+    const int64_t b = blocks(vocab);
+    return static_cast<size_t>((vocab + b + 2 * b) * 8 + b * block * 4 + b * 4);
+  }
+  static Space of(void* memory, int64_t vocab) {
+    const int64_t b = blocks(vocab);
+    auto* mass = static_cast<uint64_t*>(memory);
+    auto* e = reinterpret_cast<float*>(mass + 2 * b + vocab + b);
+    return {e, e + b * block, mass, mass + b, mass + 2 * b};
+  }
+};
+
 class Rows {
  public:
-  Rows(const TreeVerifySampleParams& params, int64_t sequence, float* row, uint64_t* space)
-      : p(params), b(sequence), e(row), keys(space) {
+  Rows(const TreeVerifySampleParams& params, int64_t sequence, const Space& space)
+      : p(params), b(sequence), s(space), blocks(Space::blocks(params.vocab)) {
     words = (p.vocab + 31) / 32;
     marked = p.penalty ? p.marked + b * words : nullptr;
   }
 
-  static float load(DType dtype, const void* data, int64_t i) {
-    switch (dtype) {
-      case DType::f16:
-        return half_to_float(static_cast<const uint16_t*>(data)[i]);
-      case DType::bf16:
-        return bfloat_to_float(static_cast<const uint16_t*>(data)[i]);
-      default:
-        return static_cast<const float*>(data)[i];
-    }
-  }
+  static float load(DType dtype, const void* data, int64_t i) { return load_logit(dtype, data, i); }
 
   Law& law() { return law_; }
   int64_t* tried() { return p.tried + b * tried_length(p); }
@@ -48,109 +128,248 @@ class Rows {
 
   bool open(int64_t node) {
     const int64_t first = b * p.batch_stride + node * p.node_stride;
-    const float penalty = marked ? p.penalty[b] : 1.0f;
-    float most = -infinity;
-    best_ = -1;
-    for (int64_t x = 0; x < p.vocab; ++x) {
-      const float raw = load(p.dtype, p.logits, first + x);
-      n_nan_ += raw != raw;
-      float l = clean_logit(raw);
-      if (marked && (marked[x / 32] >> (x % 32) & 1u)) l = penalised(l, penalty);
-      e[x] = l;
-      if (l > most) {
-        most = l;
-        best_ = x;
+    most_ = -infinity;
+    int64_t best_block = -1;
+    for (int64_t i = 0; i < blocks; ++i) {
+      float* l = s.e + i * block;
+      n_nan_ += load_block(p.dtype, p.logits, first + i * block, length_of(i), l);
+      if (marked) penalise(i, l);
+      s.most[i] = block_maximum(l, padded(i));
+      if (s.most[i] > most_) {
+        most_ = s.most[i];
+        best_block = i;
       }
     }
-    if (best_ < 0) return false;
+    if (best_block < 0) return false;
+    best_ = best_block * block;
+    while (s.e[best_] != most_) ++best_;
     const float t = p.temperature ? p.temperature[b] : 1.0f;
     greedy = !(t > 0.0f);
-    if (greedy) {
-      total_ = static_cast<uint64_t>(weight_unit);
-      return true;
-    }
+    total_ = static_cast<uint64_t>(weight_unit);
+    if (greedy) return true;
     inv_t = inverse_temperature(t);
-    most_ = most;
-    const uint64_t least = cut();
-    total_ = 0;
-    for (int64_t x = 0; x < p.vocab; ++x) {
-      const bool kept = rank_key(e[x], static_cast<uint32_t>(x)) >= least;
-      e[x] = kept ? tokenburst::exp_fast((e[x] - most) * inv_t) : 0.0f;
-      total_ += static_cast<uint64_t>(tokenburst::weight(e[x]));
+    const int64_t k = p.top_k.present() ? p.top_k[b] : 0;
+    const float top_p = p.top_p ? p.top_p[b] : 1.0f, min_p = p.min_p ? p.min_p[b] : 0.0f;
+    if (0 < k && k < p.vocab) {
+      keep_top(k, top_p, min_p);
+    } else {
+      keep_all(top_p, min_p);
     }
+    total_ = 0;
+    for (int64_t i = 0; i < blocks; ++i) total_ += s.mass[i];
     return true;
   }
   double weight(int64_t x) const {
-    return greedy ? (x == best_ ? weight_unit : 0.0) : tokenburst::weight(e[x]);
+    if (greedy) return x == best_ ? weight_unit : 0.0;
+    return s.mass[x / block] == 0 ? 0.0 : tokenburst::weight(s.e[x]);
   }
   int64_t entropy() const {
     int64_t sum = 0;
-    for (int64_t x = 0; x < p.vocab; ++x) {
-      sum += entropy_term(weight(x), static_cast<double>(total_));
-    }
+    for_each_kept([&](int64_t x) {
+      sum += entropy_term(tokenburst::weight(s.e[x]), static_cast<double>(total_));
+    });
     return sum;
   }
+  // Weights that the law leaves, by blocks; returns their sum.
   uint64_t sum() {
     uint64_t sum = 0;
-    for (int64_t x = 0; x < p.vocab; ++x) sum += static_cast<uint64_t>(left(x));
+    for (int64_t i = 0; i < blocks; ++i) s.rest[i] = s.mass[i] == 0 ? 0 : rest_of(i);
+    correct();
+    for (int64_t i = 0; i < blocks; ++i) sum += s.rest[i];
     return sum;
   }
-  // The token in whose share of the law `target` falls, tokens in the order of their ids.
+  // The token in whose share of the row `target` falls, tokens in the order of their ids.
+  int64_t find_plain(uint64_t target) {
+    return search(s.mass, target, [&](int64_t x) { return weight(x); });
+  }
+  // The same of the law, after sum().
   int64_t find(uint64_t target) {
-    uint64_t before = 0;
-    for (int64_t x = 0; x < p.vocab; ++x) {
-      before += static_cast<uint64_t>(left(x));
-      if (before > target) return x;
-    }
-    return best_;
+    return search(s.rest, target, [&](int64_t x) { return left(x); });
   }
   void open_draft(Draft& draft) const {
     const int64_t first = b * p.draft_batch_stride + draft.row * p.draft_stride;
+    alignas(64) float l[block];
     draft.most = -infinity;
-    for (int64_t x = 0; x < p.vocab; ++x) {
-      const float l = clean_logit(load(p.draft_dtype, p.draft_logits, first + x));
-      if (l > draft.most) {
-        draft.most = l;
-        draft.best = x;
+    int64_t best_block = -1;
+    for (int64_t i = 0; i < blocks; ++i) {
+      load_block(p.draft_dtype, p.draft_logits, first + i * block, length_of(i), l);
+      const float most = block_maximum(l, padded(i));
+      if (most > draft.most) {
+        draft.most = most;
+        best_block = i;
       }
     }
-    if (draft.best < 0) return;
+    if (best_block < 0) return;
+    draft.best = best_block * block;
+    while (clean_logit(load(p.draft_dtype, p.draft_logits, first + draft.best)) != draft.most) {
+      ++draft.best;
+    }
+    draft.total = weight_unit;
+    if (draft.inv_t == 0.0f) return;
     uint64_t sum = 0;
-    for (int64_t x = 0; x < p.vocab; ++x) {
-      sum += static_cast<uint64_t>(draft_weight<Rows>(p, b, draft, x));
+    for (int64_t i = 0; i < blocks; ++i) {
+      load_block(p.draft_dtype, p.draft_logits, first + i * block, length_of(i), l);
+      sum += exponentials(l, padded(i), draft.most, draft.inv_t);
     }
     draft.total = static_cast<double>(sum);
   }
   // Adds to a token's masses those of its neighbours in the order of the target's probabilities.
   void add_group(const Draft& draft, int64_t token, double& of_target, double& of_draft) const {
-    const double total = static_cast<double>(total_), mine = weight(token) / total;
-    const double around = p.group_delta;
-    for (int above = 1; above >= 0; --above) {
-      uint64_t at = group_key(weight(token), token);
-      for (int64_t i = 0; i < (p.group_size - 1) / 2; ++i) {
-        uint64_t next = 0;
-        int64_t next_id = -1;
-        for (int64_t x = 0; x < p.vocab; ++x) {
-          const double w = weight(x);
-          if (w == 0.0) continue;
-          const uint64_t key = group_key(w, x);
-          if (above ? key > at && (next_id < 0 || key < next) : key < at && key > next) {
-            next = key;
-            next_id = x;
-          }
-        }
-        if (next_id < 0) break;
-        const double difference = weight(next_id) / total - mine;
+    const auto half = static_cast<int>((p.group_size - 1) / 2);
+    uint64_t near[2][max_group / 2];  // nearest above and below, nearest first
+    int size[2] = {0, 0};
+    const uint64_t at = group_key(weight(token), token);
+    for_each_kept([&](int64_t x) {
+      const uint64_t key = group_key(tokenburst::weight(s.e[x]), x);
+      if (key == at || half == 0) return;
+      const bool below = key < at;
+      uint64_t* list = near[below];
+      int& n = size[below];
+      const auto farther = [below](uint64_t a, uint64_t c) { return below ? a < c : a > c; };
+      if (n == half && farther(key, list[n - 1])) return;
+      int i = n < half ? n++ : n - 1;
+      for (; i > 0 && farther(list[i - 1], key); --i) list[i] = list[i - 1];
+      list[i] = key;
+    });
+    const auto total = static_cast<double>(total_);
+    const double mine = weight(token) / total, around = p.group_delta;
+    for (int below = 0; below < 2; ++below) {
+      for (int i = 0; i < size[below]; ++i) {
+        const int64_t id = group_id(near[below][i]);
+        const double difference = weight(id) / total - mine;
         if (!(difference < around && -difference < around)) break;
-        of_target += weight(next_id);
-        of_draft += draft_weight<Rows>(p, b, draft, next_id);
-        at = next;
+        of_target += weight(id);
+        of_draft += draft_weight<Rows>(p, b, draft, id);
       }
     }
   }
 
  private:
+  int64_t length_of(int64_t i) const {
+    return p.vocab - i * block < block ? p.vocab - i * block : block;
+  }
+  int64_t padded(int64_t i) const { return (length_of(i) + 7) / 8 * 8; }
   double left(int64_t x) { return law_weight<Rows>(p, b, law_, tried(), x, weight(x)); }
+  template <class F>
+  void for_each_kept(F f) const {
+    for (int64_t i = 0; i < blocks; ++i) {
+      if (s.mass[i] == 0) continue;
+      for (int64_t x = i * block; x < i * block + length_of(i); ++x) {
+        if (tokenburst::weight(s.e[x]) > 0.0) f(x);
+      }
+    }
+  }
+  template <class F>
+  int64_t search(const uint64_t* masses, uint64_t target, F weigh) {
+    int64_t i = 0;
+    while (i < blocks && masses[i] <= target) target -= masses[i++];
+    if (i == blocks) return best_;
+    for (int64_t x = i * block; x < i * block + length_of(i); ++x) {
+      const auto mine = static_cast<uint64_t>(weigh(x));
+      if (mine > target) return x;
+      target -= mine;
+    }
+    return best_;
+  }
+
+  void penalise(int64_t i, float* l) const {
+    const float penalty = p.penalty[b];
+    for (int64_t w = i * (block / 32); w < words && w < (i + 1) * (block / 32); ++w) {
+      for (uint32_t bits = marked[w]; bits; bits &= bits - 1) {
+        const int64_t x = (w * 32 + __builtin_ctz(bits)) % block;
+        if (x < length_of(i)) l[x] = penalised(l[x], penalty);
+      }
+    }
+  }
+
+  // --- top-k, top-p, min-p -----------------------------------------------------------------------
+  void keep_all(float top_p, float min_p) {
+    const bool cut = top_p < 1.0f || min_p > 0.0f;
+    alignas(64) float copy[block];
+    uint64_t total = 0;
+    for (int64_t i = 0; (!cut || top_p < 1.0f) && i < blocks; ++i) {
+      float* l = s.e + i * block;
+      s.mass[i] = 0;
+      if ((s.most[i] - most_) * inv_t < nothing) continue;
+      for (int64_t x = 0; cut && x < padded(i); ++x) copy[x] = l[x];
+      s.mass[i] = exponentials(cut ? copy : l, padded(i), most_, inv_t);
+      total += s.mass[i];
+    }
+    if (!cut) return;
+    // All tokens lighter than the mean of the mass to be cut off are cut off.
+    double least = min_p > 0.0f ? std::log(static_cast<double>(min_p)) - 1e-3 : nothing;
+    const auto mass = static_cast<double>(total);
+    if (top_p < 1.0f) {
+      const double tail = (1.0 - static_cast<double>(top_p)) * mass / static_cast<double>(p.vocab);
+      if (!(min_p > 0.0f)) least = std::log(tail / weight_unit) - 1e-3;
+    }
+    int64_t n = collect(static_cast<float>(least < nothing ? nothing : least));
+    n = top_p < 1.0f ? front(s.keys, n, static_cast<double>(top_p) * mass, true) : n;
+    place(n, min_p);
+  }
+  void keep_top(int64_t k, float top_p, float min_p) {
+    // The k-th largest of the blocks' maxima is no larger than the k-th largest logit.
+    float level = -infinity;
+    uint64_t* maxima = s.keys + p.vocab;
+    if (k <= blocks) {
+      for (int64_t i = 0; i < blocks; ++i) {
+        maxima[i] = rank_key(s.most[i], static_cast<uint32_t>(i));
+      }
+      front(maxima, blocks, static_cast<double>(k), false);
+      level = key_logit(last_);
+    }
+    int64_t n = 0;
+    for (int64_t i = 0; i < blocks; ++i) {
+      if (s.most[i] < level || s.most[i] == -infinity) continue;
+      const float* l = s.e + i * block;
+      for (int64_t x = 0; x < padded(i); x += 8) {
+        unsigned lower = greater(F32x8::splat(level), F32x8::load(l + x));
+        for (unsigned in = ~lower & 0xffu; in; in &= in - 1) {
+          const int64_t at = x + __builtin_ctz(in);
+          if (l[at] == -infinity) continue;
+          s.keys[n++] = rank_key(l[at], static_cast<uint32_t>(i * block + at));
+        }
+      }
+    }
+    n = front(s.keys, n, static_cast<double>(k), false);
+    if (top_p < 1.0f) {
+      uint64_t mass = 0;
+      for (int64_t i = 0; i < n; ++i) mass += mass_of(s.keys[i]);
+      n = front(s.keys, n, static_cast<double>(top_p) * static_cast<double>(mass), true);
+    }
+    place(n, min_p);
+  }
+  int64_t collect(float least) {  // keys of all tokens whose scaled distance is above
+    int64_t n = 0;
+    const F32x8 base = F32x8::splat(most_), scale = F32x8::splat(inv_t);
+    for (int64_t i = 0; i < blocks; ++i) {
+      if ((s.most[i] - most_) * inv_t < least) continue;
+      const float* l = s.e + i * block;
+      for (int64_t x = 0; x < padded(i); x += 8) {
+        const F32x8 distance = (F32x8::load(l + x) - base) * scale;
+        for (unsigned in = greater(distance, F32x8::splat(least)); in; in &= in - 1) {
+          const int64_t at = x + __builtin_ctz(in);
+          s.keys[n++] = rank_key(l[at], static_cast<uint32_t>(i * block + at));
+        }
+      }
+    }
+    return n;
+  }
+  // The row holds the first n keys and nothing else.
+  void place(int64_t n, float min_p) {
+    for (int64_t i = 0; i < blocks; ++i) s.mass[i] = 0;
+    const double least = min_p * weight_unit;
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t x = rank_id(s.keys[j]), i = x / block;
+      const float e = tokenburst::exp_fast((key_logit(s.keys[j]) - most_) * inv_t);
+      const double w = tokenburst::weight(e);
+      if (w == 0.0 || w < least) continue;
+      float* row = s.e + i * block;
+      for (int64_t y = 0; s.mass[i] == 0 && y < padded(i); ++y) row[y] = 0.0f;
+      s.e[x] = e;
+      s.mass[i] += static_cast<uint64_t>(w);
+    }
+  }
   static float key_logit(uint64_t key) {
     const auto ordered = static_cast<uint32_t>(key >> 32);
     return from_bits(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
@@ -159,35 +378,10 @@ class Rows {
     return static_cast<uint64_t>(
         tokenburst::weight(tokenburst::exp_fast((key_logit(key) - most_) * inv_t)));
   }
-  // Least key that top-k, top-p and min-p keep, each applied to what the one before left.
-  uint64_t cut() {
-    const int64_t k = p.top_k.present() ? p.top_k[b] : 0;
-    const float top_p = p.top_p ? p.top_p[b] : 1.0f, min_p = p.min_p ? p.min_p[b] : 0.0f;
-    const bool by_count = 0 < k && k < p.vocab, by_mass = top_p < 1.0f;
-    if (!by_count && !by_mass && !(min_p > 0.0f)) return 0;
-    int64_t n = 0;
-    for (int64_t x = 0; x < p.vocab; ++x) {
-      const uint64_t key = rank_key(e[x], static_cast<uint32_t>(x));
-      if (mass_of(key) > 0) keys[n++] = key;
-    }
-    uint64_t least = 0;
-    if (by_count && k < n) n = front(n, static_cast<double>(k), [](uint64_t) { return 1; }, least);
-    if (by_mass) {
-      uint64_t mass = 0;
-      for (int64_t i = 0; i < n; ++i) mass += mass_of(keys[i]);
-      const double limit = static_cast<double>(top_p) * static_cast<double>(mass);
-      n = front(n, limit, [this](uint64_t key) { return mass_of(key); }, least);
-    }
-    for (int64_t i = 0; min_p > 0.0f && i < n; ++i) {
-      const bool enough = static_cast<double>(mass_of(keys[i])) >= min_p * weight_unit;
-      if (!enough && keys[i] >= least) least = keys[i] + 1;
-    }
-    return least;
-  }
-  // Moves to the front the best of n keys, as long as those ahead measure less than `limit`, at
-  // least one; returns how many and the least of them.
-  template <class Measure>
-  int64_t front(int64_t n, double limit, Measure measure, uint64_t& least) {
+  // Moves to the front the best of n keys, as long as those ahead are fewer or lighter than
+  // `limit`, at least one; returns how many, and the least of them in last_.
+  int64_t front(uint64_t* keys, int64_t n, double limit, bool by_mass) {
+    const auto measure = [&](uint64_t key) { return by_mass ? mass_of(key) : 1; };
     int64_t kept = 0, end = n;
     uint64_t before = 0;
     while (kept < end) {
@@ -214,18 +408,106 @@ class Rows {
       }
       kept = at + 1;
       before = ahead + measure(pivot);
-      least = pivot;
+      last_ = pivot;
     }
     return kept;
   }
 
+  // --- the law -----------------------------------------------------------------------------------
+  // Weights of block i under the law without sparse drafts and without what is banned.
+  uint64_t rest_of(int64_t i) const {
+    const float* e = s.e + i * block;
+    const bool dense = !p.draft_probs && law_.num_drafts > 0;
+    if (law_.kind == LawKind::typical) {
+      uint64_t sum = 0;
+      for (int64_t x = 0; x < length_of(i); ++x) {
+        const double w = tokenburst::weight(e[x]);
+        if (static_cast<float>(w / law_.row_total) > law_.least) sum += static_cast<uint64_t>(w);
+      }
+      return sum;
+    }
+    if (!dense) {
+      if (law_.kind == LawKind::capped) return 0;
+      if (law_.kind == LawKind::kseq || law_.scale == 1.0) return s.mass[i];
+    }
+    alignas(64) double rest[block];
+    const F64x8 scale = F64x8::splat(law_.scale), zero = F64x8::splat(0.0);
+    for (int64_t x = 0; x < padded(i); x += 8) {
+      const F64x8 w = weight8(F32x8::load(e + x));
+      (law_.kind == LawKind::remainder ? round(scale * w) : w).store(rest + x);
+    }
+    alignas(64) float u[block];
+    const bool capped = law_.kind != LawKind::remainder;
+    for (int d = 0; dense && d < (capped ? 1 : law_.num_drafts); ++d) {
+      const Draft& draft = law_.draft[d];
+      if (draft.coefficient == 0.0) continue;
+      weights_of(draft, i, u);
+      const F64x8 coefficient = F64x8::splat(draft.coefficient), most = F64x8::splat(0x1p41);
+      const F64x8 rho = F64x8::splat(law_.rho), share = F64x8::splat(law_.share);
+      for (int64_t x = 0; x < padded(i); x += 8) {
+        const F64x8 taken = round(min(coefficient * weight8(F32x8::load(u + x)), most));
+        F64x8 r = F64x8::load(rest + x);
+        if (capped) {
+          const F64x8 accepted = min(taken, round(r / rho));
+          r = law_.kind == LawKind::capped ? accepted : r - round(accepted * share);
+        } else {
+          r = r - taken;
+        }
+        r.store(rest + x);
+      }
+    }
+    F64x8 sum = zero;
+    for (int64_t x = 0; x < padded(i); x += 8) sum = sum + max(F64x8::load(rest + x), zero);
+    return static_cast<uint64_t>(reduce_add(sum));
+  }
+  // e^((l - most) / T) of a block of a dense draft row, 0 behind its end.
+  void weights_of(const Draft& draft, int64_t i, float* u) const {
+    if (draft.inv_t == 0.0f) {
+      for (int64_t x = 0; x < padded(i); ++x) u[x] = i * block + x == draft.best ? 1.0f : 0.0f;
+      return;
+    }
+    const int64_t first = b * p.draft_batch_stride + draft.row * p.draft_stride + i * block;
+    load_block(p.draft_dtype, p.draft_logits, first, length_of(i), u);
+    exponentials(u, padded(i), draft.most, draft.inv_t);
+  }
+  // What sparse drafts and bans change, token by token.
+  void correct() {
+    if (law_.kind == LawKind::typical) return;
+    const int64_t per_draft = p.draft_probs ? p.draft_width : 0;
+    const int64_t num_sparse = law_.num_drafts * per_draft;
+    const auto special = [&](int64_t j) -> int64_t {
+      if (j >= num_sparse) return tried()[j - num_sparse];
+      const int64_t row = b * p.draft_rows + law_.draft[j / per_draft].row;
+      return p.draft_ids[row * per_draft + j % per_draft];
+    };
+    for (int64_t j = 0; j < num_sparse + law_.num_banned; ++j) {
+      const int64_t x = special(j);
+      if (x < 0 || x >= p.vocab || s.mass[x / block] == 0) continue;
+      int64_t earlier = 0;
+      while (earlier < j && special(earlier) != x) ++earlier;
+      if (earlier == j) s.rest[x / block] += static_cast<uint64_t>(left(x)) - uncorrected(x);
+    }
+  }
+  uint64_t uncorrected(int64_t x) {
+    const double w = weight(x);
+    if (!p.draft_probs) {
+      const int64_t banned = law_.num_banned;
+      law_.num_banned = 0;
+      const double rest = left(x);
+      law_.num_banned = banned;
+      return static_cast<uint64_t>(rest);
+    }
+    if (law_.kind == LawKind::capped) return 0;
+    return static_cast<uint64_t>(law_.kind == LawKind::kseq ? w : rint(law_.scale * w));
+  }
+
   const TreeVerifySampleParams& p;
-  int64_t b, words;
-  float* e;        // [vocab]
-  uint64_t* keys;  // [vocab]
+  int64_t b;
+  Space s;
+  int64_t blocks, words;
   uint32_t* marked;
   Law law_;
-  uint64_t total_ = 0;
+  uint64_t total_ = 0, last_ = 0;
   int64_t best_ = -1;
   float most_ = 0.0f, inv_t = 0.0f;
   bool greedy = false;
@@ -235,12 +517,12 @@ class Rows {
 }  // namespace
 
 void tree_verify_sample(const TreeVerifySampleParams& p) {
-  parallel_for(p.batch, 1, [&](int64_t begin, int64_t end) {
-    auto* keys = static_cast<uint64_t*>(scratch(p.vocab * (sizeof(uint64_t) + sizeof(float))));
-    auto* row = reinterpret_cast<float*>(keys + p.vocab);
+  const int64_t grain = p.vocab < 1024 ? 1024 / (p.vocab + 1) + 1 : 1;
+  parallel_for(p.batch, grain, [&](int64_t begin, int64_t end) {
+    const Space space = Space::of(scratch(Space::bytes(p.vocab)), p.vocab);
     for (int64_t b = begin; b < end; ++b) {
       for (int64_t i = 0; i < p.nodes; ++i) p.path[b * p.nodes + i] = -1;
-      Rows rows(p, b, row, keys);
+      Rows rows(p, b, space);
       Verifier<Rows>(p, b, rows).run();
     }
   });

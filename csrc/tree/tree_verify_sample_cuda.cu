@@ -156,6 +156,8 @@ class Rows {
     return found;
   }
 
+  __device__ int64_t find_plain(uint64_t target) { return find(target); }
+
   __device__ void open_draft(Draft& draft) {
     const int64_t row = b * p.draft_batch_stride + draft.row * p.draft_stride;
     const auto at = [&](int64_t x) {

@@ -13,7 +13,8 @@
 namespace tokenburst {
 namespace {
 
-constexpr int max_drafts = 8;  // different draft rows among the draws of one node
+constexpr int64_t max_group = 65;  // tokens of a group in lossy_grouped
+constexpr int max_drafts = 8;      // different draft rows among the draws of one node
 
 struct Draft {
   int64_t row;
@@ -195,22 +196,23 @@ class Verifier {
     rows.update([&] { law.reset(rows.total()); });
     return true;
   }
-  TB_HD int64_t draw(uint64_t total, int64_t slot) {
-    return rows.find(random_below(total, random(slot)));
+  TB_HD int64_t draw(uint64_t total) {  // from the law, after rows.sum()
+    return rows.find(random_below(total, random(1)));
   }
   // The token after the path where the law may have come down to nothing: then the rejections that
   // led here had probability 0, and the row itself stands for it.
   TB_HD void finish_from_law(uint64_t total) {
     if (total == 0) {
       rows.update([&] { law.reset(rows.total()); });
-      total = rows.total();
+      total = rows.sum();
     }
-    finish(draw(total, 1));
+    finish(draw(total));
   }
 
   TB_HD void walk(bool greedy) {
     while (open()) {
-      const int64_t token = greedy ? rows.best() : draw(rows.total(), 0);
+      const int64_t token =
+          greedy ? rows.best() : rows.find_plain(random_below(rows.total(), random(0)));
       int64_t child = ended() ? count : node + 1;
       while (child < count && !(parent_of(child) == node && token_of(child) == token)) ++child;
       if (child >= count) return finish(token);
@@ -372,7 +374,7 @@ class Verifier {
   // The upper end of a bracket of the root of 1 - (1 - beta)^k = rho beta; returns beta there.
   TB_HD double choose_rho(int k) {
     double low = 1.0, high = k;
-    for (int i = 0; i < 30 && high - low > 1e-9 * high; ++i) {
+    for (int i = 0; i < 16 && high > low; ++i) {
       const double middle = 0.5 * (low + high), beta = capped_mass(middle);
       (emitted(beta, k) > middle * beta ? low : high) = middle;
     }
@@ -456,7 +458,7 @@ class Verifier {
     if (has_child(best) && !ended()) rows.n_nan() = n_nan;  // it was read before
     if (!held) return finish(-1);
     const uint64_t total = rows.sum();
-    finish(total == 0 ? rows.best() : draw(total, 1));
+    finish(total == 0 ? rows.best() : draw(total));
   }
   TB_HD static int64_t pack(int64_t depth, float score) { return depth << 32 | to_bits(score); }
   TB_HD static int64_t depth_of(int64_t packed) { return packed >> 32; }

@@ -154,7 +154,8 @@ def tree_verify_sample(
         eos: [E] int32 or int64: nothing is accepted below a drafted end-of-sequence token.
         epsilon: of lossy_typical: accepted if p > min(epsilon, delta exp(-entropy)).
         delta: see epsilon.
-        group_size: of lossy_grouped: tokens of a group, half of them more and half less probable.
+        group_size: of lossy_grouped: tokens of a group, half of them more and half less probable,
+            at most 65.
         group_delta: of lossy_grouped: how far their probabilities may differ.
 
     Returns:

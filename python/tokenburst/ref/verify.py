@@ -292,8 +292,8 @@ class _Sequence:
             return 1.0 - none
 
         low, high = 1.0, float(k)
-        for _ in range(30):
-            if not high - low > 1e-9 * high:
+        for _ in range(16):
+            if not high > low:
                 break
             middle = 0.5 * (low + high)
             if emitted(beta(middle)) > middle * beta(middle):
