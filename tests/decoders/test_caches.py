@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tiny import VOCAB, Watching, prompts, tiny_model
@@ -136,3 +138,43 @@ def test_a_batch_equals_its_rows_alone(cache, dtype):
         alone = decoder.generate(ids[b : b + 1, mask[b] == 1], gen_length=GEN, block_length=BLOCK)
         assert alone.sequences[0, -GEN:].tolist() == together.sequences[b, -GEN:].tolist()
         assert alone.stats.steps[0] == together.stats.steps[b]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    cache=st.sampled_from([None, *CACHES, PrefixCache(refresh=1), DelayedCache(refresh=1)]),
+    block=st.integers(1, 6),
+    blocks=st.integers(1, 3),
+    length=st.integers(1, 9),
+    shift=st.booleans(),
+)
+def test_whatever_the_sizes(cache, block, blocks, length, shift):
+    model = tiny_model("llama", torch.float32, False)
+    ids, mask = prompts(2, length, seed=4, ragged=True)
+    gen = block * blocks
+    outs = []
+    for kv in (None, cache):
+        decoder = DiffusionDecoder(model, Threshold(0.1), cache=kv, mask_id=MASK, shifted=shift)
+        outs.append(decoder.generate(ids, mask, gen_length=gen, block_length=block))
+        new = outs[-1].sequences[:, length:]
+        assert torch.equal(outs[-1].sequences[:, :length], ids) and not bool((new == MASK).any())
+        assert outs[-1].stats.forwards == max(map(sum, outs[-1].stats.steps)) <= gen
+    exact = cache is None or getattr(cache, "refresh", None) == 1 or block == 1 == blocks
+    if exact:
+        assert torch.equal(outs[0].sequences, outs[1].sequences)
+        assert outs[0].stats.steps == outs[1].stats.steps
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PrefixCache(refresh=0), "PrefixCache: refresh: expected an integer >= 1"),
+        (lambda: DualCache(vicinity=-1), "DualCache: vicinity: expected an integer >= 0"),
+        (lambda: DualCache(warmup=0), "DualCache: warmup: expected an integer >= 1"),
+        (lambda: DelayedCache(refresh=2.5), "DelayedCache: refresh: expected an integer >= 1"),
+        (lambda: FreeCache(window=0), "FreeCache: window: expected an integer >= 1"),
+    ],
+)
+def test_counts_that_are_none_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
