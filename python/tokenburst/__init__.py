@@ -33,6 +33,9 @@ from tokenburst.decoders.unmasking import (
     EntropyBudget,
     EosDamping,
     Factor,
+    Guided,
+    JointSampling,
+    Learned,
     LocalLeap,
     LowConfidence,
     Prophet,
@@ -46,6 +49,7 @@ from tokenburst.decoders.unmasking import (
     llada2,
     sdar_dynamic,
 )
+from tokenburst.decoders.voting import Vote, hex_vote
 from tokenburst.models.diffusion import load_diffusion, load_tokenizer
 from tokenburst.models.layouts import ntk_scale
 from tokenburst.patterns import BlockPattern
@@ -70,6 +74,9 @@ __all__ = [
     "EosDamping",
     "Factor",
     "FreeCache",
+    "Guided",
+    "JointSampling",
+    "Learned",
     "LocalLeap",
     "LowConfidence",
     "PrefixCache",
@@ -91,9 +98,11 @@ __all__ = [
     "TreeStats",
     "TreeTemplate",
     "Unmasking",
+    "Vote",
     "__version__",
     "build_info",
     "diffusion_generate",
+    "hex_vote",
     "llada2",
     "load_diffusion",
     "load_tokenizer",

@@ -3,6 +3,13 @@
 from tokenburst.decoders.unmasking.blockwise import Editing, llada2, sdar_dynamic
 from tokenburst.decoders.unmasking.dream import Dimple, Dream, dream_schedule
 from tokenburst.decoders.unmasking.history import Credit, SlowFast, Stable
+from tokenburst.decoders.unmasking.models import (
+    ConfidenceFilter,
+    Guided,
+    JointSampling,
+    Learned,
+    Recorded,
+)
 from tokenburst.decoders.unmasking.policy import (
     RANKINGS,
     Needs,
@@ -23,6 +30,7 @@ from tokenburst.decoders.unmasking.threshold import EntropyBudget, Factor, Local
 __all__ = [
     "RANKINGS",
     "Ascending",
+    "ConfidenceFilter",
     "Credit",
     "Dimple",
     "Dream",
@@ -30,6 +38,9 @@ __all__ = [
     "EntropyBudget",
     "EosDamping",
     "Factor",
+    "Guided",
+    "JointSampling",
+    "Learned",
     "LocalLeap",
     "LowConfidence",
     "Needs",
@@ -37,6 +48,7 @@ __all__ = [
     "Process",
     "Prophet",
     "ReMDM",
+    "Recorded",
     "Rule",
     "RunningConfidence",
     "SlowFast",
