@@ -17,12 +17,12 @@ from tokenburst import zoo
 from tokenburst.decoders import unmasking as u
 from tokenburst.decoders.diffusion import DiffusionDecoder
 from tokenburst.decoders.reading import Sampling
-from tokenburst.zoo import sudoku
+from tokenburst.zoo import filters, sudoku
 
 GIVENS = {"sudoku4": 0, "sudoku6": 14}  # 0: none to spare
 
 
-def rules(cells: int) -> dict[str, tuple]:
+def rules(name: str, cells: int) -> dict[str, tuple]:
     """Policies by name, with the decoding options that belong to them."""
     cool = {"temperature": 0.3, "sampling": Sampling(top_p=0.95)}
     return {
@@ -41,6 +41,7 @@ def rules(cells: int) -> dict[str, tuple]:
         "Fast-dLLM, threshold 0.8": (u.Threshold(0.8), {}),
         "Fast-dLLM, threshold 0.7": (u.Threshold(0.7), {}),
         "Fast-dLLM, factor 1": (u.Factor(1.0), {}),
+        "Fast-dLLM, factor 0.5": (u.Factor(0.5), {}),
         "dParallel, entropy 0.3": (u.Threshold(0.3, "entropy"), {}),
         "EB-sampler 0.1": (u.EntropyBudget(0.1), {}),
         "EB-sampler 0.5": (u.EntropyBudget(0.5), {}),
@@ -56,6 +57,7 @@ def rules(cells: int) -> dict[str, tuple]:
         "ReMDM, cap": (u.ReMDM(16, eta=0.02), {}),
         "KLASS": (u.Stable(), {}),
         "SlowFast": (u.SlowFast(), {}),
+        "Learn2PD filter": (u.Learned(filters.train(name, 200, GIVENS[name])), {}),
     }
 
 
@@ -65,7 +67,7 @@ def measure(name: str, count: int) -> list[dict]:
     questions, _ = sudoku.puzzles(side, count, seed=2, split="test", givens=GIVENS[name])
     ids = torch.cat([prompt.expand(count, -1), questions], 1)
     rows = []
-    for rule, (policy, options) in rules(side * side).items():
+    for rule, (policy, options) in rules(name, side * side).items():
         start = time.perf_counter()
         out = DiffusionDecoder(model, policy).infill(ids, **options)
         seconds = time.perf_counter() - start
@@ -73,7 +75,6 @@ def measure(name: str, count: int) -> list[dict]:
         rows.append(
             {
                 "rule": rule,
-                "policy": repr(policy),
                 "accuracy": round(float(solved.float().mean()), 4),
                 "forwards": round(sum(map(sum, out.stats.steps)) / count, 2),
                 "batch_forwards": out.stats.forwards,
@@ -98,7 +99,8 @@ def table(folder: Path) -> None:
             f"## {result['model']}, {result['count']} puzzles ({result['machine']}, "
             f"{result['threads']} threads, torch {result['torch']})",
             "",
-            "Forwards are means per puzzle; seconds are of all puzzles as one batch.",
+            "Forwards are means per puzzle. Seconds are of all puzzles as one batch, on a machine "
+            "that did other work beside it.",
             "",
             "| rule | solved % | forwards | fewer | seconds |",
             "|---|---|---|---|---|",
