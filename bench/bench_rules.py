@@ -2,7 +2,7 @@
 
     PYTHONPATH=python python bench/bench_rules.py --models sudoku4 --out bench/results/DIR
 
-writes rules-MODEL.json; with --table it turns all such files of DIR into rules.md and rules.png.
+writes rules-MODEL-GIVENS.json; with --table it turns all such files of DIR into rules.md and rules.png.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tokenburst.zoo import filters, sudoku
 GIVENS = {"sudoku4": 0, "sudoku6": 14}  # 0: none to spare
 
 
-def rules(name: str, cells: int) -> dict[str, tuple]:
+def rules(name: str, cells: int, givens: int) -> dict[str, tuple]:
     """Policies by name, with the decoding options that belong to them."""
     cool = {"temperature": 0.3, "sampling": Sampling(top_p=0.95)}
     return {
@@ -36,6 +36,7 @@ def rules(name: str, cells: int) -> dict[str, tuple]:
         "Dream, origin": (u.Dream(8, "origin"), {}),
         "DiffuCoder recipe": (u.Dream(8, "entropy"), cool),
         "Dimple": (u.Dimple(0.95, cells), {}),
+        "Fast-dLLM, threshold 0.98": (u.Threshold(0.98), {}),
         "Fast-dLLM, threshold 0.95": (u.Threshold(0.95), {}),
         "Fast-dLLM, threshold 0.9": (u.Threshold(0.9), {}),
         "Fast-dLLM, threshold 0.8": (u.Threshold(0.8), {}),
@@ -57,17 +58,17 @@ def rules(name: str, cells: int) -> dict[str, tuple]:
         "ReMDM, cap": (u.ReMDM(16, eta=0.02), {}),
         "KLASS": (u.Stable(), {}),
         "SlowFast": (u.SlowFast(), {}),
-        "Learn2PD filter": (u.Learned(filters.train(name, 200, GIVENS[name])), {}),
+        "Learn2PD filter": (u.Learned(filters.train(name, 200, givens)), {}),
     }
 
 
-def measure(name: str, count: int) -> list[dict]:
+def measure(name: str, count: int, givens: int) -> list[dict]:
     model, prompt = zoo.load(name), zoo.prompt_ids(name)
     side = int(name.removeprefix("sudoku"))
-    questions, _ = sudoku.puzzles(side, count, seed=2, split="test", givens=GIVENS[name])
+    questions, _ = sudoku.puzzles(side, count, seed=2, split="test", givens=givens)
     ids = torch.cat([prompt.expand(count, -1), questions], 1)
     rows = []
-    for rule, (policy, options) in rules(name, side * side).items():
+    for rule, (policy, options) in rules(name, side * side, givens).items():
         start = time.perf_counter()
         out = DiffusionDecoder(model, policy).infill(ids, **options)
         seconds = time.perf_counter() - start
@@ -96,7 +97,7 @@ def table(folder: Path) -> None:
     for result, axis in zip(results, axes[0], strict=True):
         base = result["rows"][0]
         lines += [
-            f"## {result['model']}, {result['count']} puzzles ({result['machine']}, "
+            f"## {result['model']}, {result['count']} puzzles with {result['givens'] or 'few'} givens ({result['machine']}, "
             f"{result['threads']} threads, torch {result['torch']})",
             "",
             "Forwards are means per puzzle. Seconds are of all puzzles as one batch, on a machine "
@@ -114,7 +115,7 @@ def table(folder: Path) -> None:
             axis.annotate(row["rule"], (row["forwards"], 100 * row["accuracy"]), fontsize=5)
         lines += ["", f"`{result['command']}`", ""]
         axis.set(xscale="log", xlabel="forwards per puzzle", ylabel="solved %")
-        axis.set_title(f"{result['model']}, {result['count']} held-out puzzles")
+        axis.set_title(f"{result['model']}, {result['givens'] or 'few'} givens")
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(folder / "rules.png", dpi=110)
@@ -125,23 +126,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list(GIVENS))
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--givens", type=int, help="digits of a puzzle; 0: none to spare")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", action="store_true", help="only write rules.md and rules.png")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in [] if args.table else args.models:
+        givens = GIVENS[name] if args.givens is None else args.givens
         result = {
             "model": name,
             "count": args.count,
-            "givens": GIVENS[name],
+            "givens": givens,
             "command": f"PYTHONPATH=python python bench/bench_rules.py --models {name} "
-            f"--count {args.count} --out {args.out}",
+            f"--count {args.count} --givens {givens} --out {args.out}",
             "machine": platform.machine(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "rows": measure(name, args.count),
+            "rows": measure(name, args.count, givens),
         }
-        (args.out / f"rules-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (args.out / f"rules-{name}-{givens}.json").write_text(json.dumps(result, indent=1) + "\n")
     if args.table:
         table(args.out)
 

@@ -85,6 +85,7 @@ class Reader:
         device: torch.device,
     ) -> None:
         self.needs, self.sampling, self.shape = needs, sampling, shape
+        self.k = min(needs.k, vocab_size)
         count = shape[0] * shape[1]
         self.number = torch.arange(count, device=device)
 
@@ -135,7 +136,7 @@ class Reader:
         if self.heat is not None:
             chance = {"temperature": self.heat, "rng": rng.flatten(0, 1)}
         plain = {} if self.filters else chance
-        stats = ops.vocab_stats(logits, self.needs.k, rows=rows, suppress=self.suppress, **plain)
+        stats = ops.vocab_stats(logits, self.k, rows=rows, suppress=self.suppress, **plain)
         odds = None
         if self.filters:
             drawn = ops.vocab_filter(

@@ -158,10 +158,10 @@ class Stable:
 class _Steady:
     def __init__(self, policy: Stable, plan: Plan) -> None:
         batch, _, width = plan.places.shape
-        device = plan.x.device
+        device, k = plan.x.device, min(policy.k, plan.vocab_size)
         self.policy = policy
-        self.ids = torch.full((batch, width, policy.k), -1, device=device)
-        self.p = torch.zeros(batch, width, policy.k, device=device)
+        self.ids = torch.full((batch, width, k), -1, device=device)
+        self.p = torch.zeros(batch, width, k, device=device)
         self.streak = torch.zeros(batch, width, dtype=torch.int64, device=device)
 
     def moved(self, now: Tensor) -> Tensor:
