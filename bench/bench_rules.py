@@ -2,7 +2,8 @@
 
     PYTHONPATH=python python bench/bench_rules.py --models sudoku4 --out bench/results/DIR
 
-writes rules-MODEL-GIVENS.json; with --table it turns all such files of DIR into rules.md and rules.png.
+writes rules-MODEL-GIVENS.json; with --table it turns all such files of DIR into rules.md and
+rules.png.
 """
 
 import argparse
@@ -95,10 +96,10 @@ def table(folder: Path) -> None:
     lines = ["# Unmasking rules on held-out puzzles", ""]
     figure, axes = plt.subplots(1, len(results), figsize=(6.5 * len(results), 5), squeeze=False)
     for result, axis in zip(results, axes[0], strict=True):
-        base = result["rows"][0]
+        base, givens = result["rows"][0], result["givens"] or "few"
         lines += [
-            f"## {result['model']}, {result['count']} puzzles with {result['givens'] or 'few'} givens ({result['machine']}, "
-            f"{result['threads']} threads, torch {result['torch']})",
+            f"## {result['model']}, {result['count']} puzzles with {givens} givens "
+            f"({result['machine']}, {result['threads']} threads, torch {result['torch']})",
             "",
             "Forwards are means per puzzle. Seconds are of all puzzles as one batch, on a machine "
             "that did other work beside it.",
@@ -115,7 +116,7 @@ def table(folder: Path) -> None:
             axis.annotate(row["rule"], (row["forwards"], 100 * row["accuracy"]), fontsize=5)
         lines += ["", f"`{result['command']}`", ""]
         axis.set(xscale="log", xlabel="forwards per puzzle", ylabel="solved %")
-        axis.set_title(f"{result['model']}, {result['givens'] or 'few'} givens")
+        axis.set_title(f"{result['model']}, {givens} givens")
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(folder / "rules.png", dpi=110)
