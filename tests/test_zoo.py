@@ -7,12 +7,12 @@ import torch
 
 import tokenburst as tb
 from tokenburst import zoo
-from tokenburst.zoo import sudoku
+from tokenburst.zoo import recall, sudoku
 
 
 def test_the_folder_stays_small():
     folder = zoo.path("pycode").parent
-    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 8_000_000
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 9_000_000
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
@@ -28,7 +28,9 @@ def test_each_model_is_stock_and_recorded(name):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"expected|must be one of pycode, sudoku4, sudoku6"):
+    with pytest.raises(
+        ValueError, match=r"expected|must be one of pycode, recall, sudoku4, sudoku6"
+    ):
         zoo.path("gpt5")
 
 
@@ -61,6 +63,18 @@ def test_confidence_cuts_forwards_at_equal_accuracy():
         steps[name] = sum(s[0] for s in out.stats.steps)
     assert solved["one"] >= 0.95 and solved["sure"] >= 0.95 > 0.5 > solved["all"]
     assert steps["sure"] * 3 < steps["one"]
+
+
+def test_recall_answers_from_a_long_text_under_sparse_attention():
+    masked, solved = recall.texts(3, 32, torch.Generator().manual_seed(3))
+    asked = masked == recall.MASK
+    model, policy = zoo.load("recall"), tb.LowConfidence(tokens_per_step=16)
+    right = {}
+    for keep in (None, 0.5, 0.0):
+        attention = None if keep is None else tb.SparseD(keep, 0.0, 32, steps=1)
+        out = tb.DiffusionDecoder(model, policy, attention=attention).infill(masked)
+        right[keep] = (out.sequences == solved)[asked].float().mean().item()
+    assert right[None] >= 0.99 and right[0.5] >= 0.9 and right[0.0] < 0.8
 
 
 def test_recycling_gains_on_held_out_code():

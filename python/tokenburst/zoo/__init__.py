@@ -17,6 +17,7 @@ class Model(NamedTuple):
 
 MODELS: dict[str, Model] = {
     "pycode": Model("causal", "Python source, 1.8 M parameters, 2k byte-level BPE"),
+    "recall": Model("diffusion", "keys and values over 900 tokens, 0.5 M parameters"),
     "sudoku4": Model("diffusion", "4x4 sudoku as masked diffusion, 0.4 M parameters"),
     "sudoku6": Model("diffusion", "6x6 sudoku as masked diffusion, 1.3 M parameters"),
 }
@@ -41,7 +42,7 @@ def tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     if not (path(name) / "tokenizer.json").exists():
-        raise ValueError(f"zoo: {name} reads cell ids, not text; it has no tokenizer")
+        raise ValueError(f"zoo: {name} reads ids, not text; it has no tokenizer")
     return AutoTokenizer.from_pretrained(path(name))
 
 

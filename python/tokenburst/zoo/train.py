@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokenburst.zoo import pycode, sudoku
+from tokenburst.zoo import pycode, recall, sudoku
 
 # Coefficients of the quintic Newton-Schulz step that pushes singular values towards 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -381,9 +381,138 @@ def train_sudoku(
     checkpoint(512)
 
 
+# --- recall: masked diffusion over a long text ---------------------------------------------------
+
+
+@torch.inference_mode()
+def recalled(model: LlamaForCausalLM, pages: int, count: int) -> float:
+    """Share of the masks of fresh texts that are filled right, all at once."""
+    right = total = 0
+    masked, solved = recall.texts(count, pages)
+    for ids, want in zip(masked.split(8), solved.split(8), strict=True):
+        hidden = model.model(ids, use_cache=False).last_hidden_state
+        asked = ids == recall.MASK
+        right += (model.lm_head(hidden[asked]).argmax(-1) == want[asked]).sum().item()
+        total += int(asked.sum())
+    return round(right / total, 4)
+
+
+def recall_loss(
+    model: LlamaForCausalLM, masked: Tensor, solved: Tensor, generator: torch.Generator
+) -> Tensor:
+    """LLaDA's loss over the answers of texts [B,L], as in `diffusion_loss`."""
+    count = len(masked)
+    t = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    t = t.clamp(min=1 / recall.QUESTIONS)[:, None]
+    asked = masked == recall.MASK
+    asked &= torch.rand(masked.shape, generator=generator) < t
+    hidden = model.model(solved.masked_fill(asked, recall.MASK), use_cache=False).last_hidden_state
+    loss = nn.functional.cross_entropy(
+        model.lm_head(hidden[asked]), solved[asked], reduction="none"
+    )
+    return (loss / t.expand_as(asked)[asked]).sum() / (count * recall.QUESTIONS)
+
+
+@torch.no_grad()
+def start_as_lookup(model: LlamaForCausalLM, sharpness: float = 7.0, gain: float = 5.0) -> None:
+    """Starts the heads where a lookup needs them; from nothing, finding that takes training long.
+
+    The first layer's first key-value head begins by reading the token before: q and k get constant
+    parts, one turned by a step of RoPE against the other. In the last layer queries begin equal to
+    keys, so that like attends to like: a question to the answer behind the same key.
+    """
+    config = model.config
+    half, group = config.head_dim // 2, config.num_attention_heads // config.num_key_value_heads
+    angle = model.model.rotary_emb.inv_freq
+    constant = torch.where(torch.arange(half) < half // 2, sharpness, 0.0)
+    first, last = (model.model.layers[i].self_attn for i in (0, -1))
+    first.k_proj.bias[:half] = constant
+    turned = torch.cat([constant * angle.cos(), -constant * angle.sin()])
+    first.q_proj.bias[: group * config.head_dim] = turned.repeat(group)
+    model.get_input_embeddings().weight[recall.MASK] = 0.0  # or masks would find each other
+    heads = last.k_proj.weight.unflatten(0, (-1, config.head_dim)).mul_(gain)
+    heads[:, (constant > 0).repeat(2)] = 0.0  # what RoPE turns fast matches nearby tokens only
+    last.q_proj.weight.copy_(heads.repeat_interleave(group, 0).flatten(0, 1))
+
+
+def train_recall(out: Path, minutes: float, seed: int, save_every: float) -> None:
+    """A small bidirectional Llama that looks up keys in up to 1024 tokens before them.
+
+    Texts grow whenever the answers come out right.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 2)
+    config = LlamaConfig(
+        vocab_size=recall.VOCAB,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        attention_bias=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        is_causal=False,
+        mask_token_id=recall.MASK,
+    )
+    model = LlamaForCausalLM(config)
+    start_as_lookup(model)
+    stages = [
+        (2, 16),
+        (4, 16),
+        (8, 16),
+        (16, 12),
+        (32, 10),
+        (64, 7),
+        (96, 5),
+    ]  # pages, texts in a batch
+    facts: dict[str, Any] = {
+        "model": "recall",
+        "seed": seed,
+        "minutes": minutes,
+        "stages": stages,
+        "muon_lr": 2e-3,
+        "adam_lr": 4e-3,
+    }
+    schedule = Schedule(model, minutes, muon_lr=facts["muon_lr"], adam_lr=facts["adam_lr"])
+    saved, running, stage, began, going = 0.0, 4.0, 0, [0], True
+
+    def checkpoint(count: int) -> None:
+        model.eval()
+        facts.update(
+            steps=schedule.steps,
+            began=began,
+            train_loss=round(running, 4),
+            seconds=round(schedule.elapsed, 1),
+            answers_right={n: recalled(model, n, count) for n, _ in stages},
+        )
+        model.train()
+        print(json.dumps(facts), flush=True)
+        save(model, out, facts)
+
+    while going:
+        pages, batch = stages[stage]
+        loss = recall_loss(model, *recall.texts(batch, pages, generator), generator)
+        loss.backward()
+        running += 0.03 * (loss.item() - running)
+        going = schedule.step()
+        if schedule.steps % 50 == 0:
+            print(f"{schedule.elapsed:.0f} s, {schedule.steps}, {pages}, {running:.4f}", flush=True)
+        if running < 0.25 and stage + 1 < len(stages):
+            stage, running = stage + 1, 1.0
+            began.append(schedule.steps)
+        if going and schedule.elapsed - saved > save_every * 60:
+            saved = schedule.elapsed
+            checkpoint(16)
+    checkpoint(64)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", choices=["pycode", "sudoku4", "sudoku6"])
+    parser.add_argument("model", choices=["pycode", "recall", "sudoku4", "sudoku6"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--minutes", type=float, default=25.0, help="time to train for")
     parser.add_argument("--seed", type=int, default=0)
@@ -391,12 +520,14 @@ def main() -> None:
     parser.add_argument("--save-every", type=float, default=5.0, help="minutes between saves")
     parser.add_argument("--start", type=Path, help="sudoku checkpoint to go on from")
     args = parser.parse_args()
-    if args.start is not None and args.model == "pycode":
-        parser.error("--start continues a sudoku model; pycode trains its tokenizer anew")
+    if args.start is not None and not args.model.startswith("sudoku"):
+        parser.error(f"--start continues a sudoku model, {args.model} starts anew")
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.model == "pycode":
         train_pycode(args.out, args.minutes, args.seed, args.save_every)
+    elif args.model == "recall":
+        train_recall(args.out, args.minutes, args.seed, args.save_every)
     else:
         side = int(args.model.removeprefix("sudoku"))
         train_sudoku(side, args.out, args.minutes, args.seed, args.save_every, args.start)
