@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import tokenburst as tb
 from compare import assert_same
 from samples import SAMPLES
+from samples.attention import attend
 from tokenburst import _native
 
 
@@ -29,6 +31,22 @@ def test_whole_graph(op, dynamic):
     samples = samples if dynamic else samples[:3]  # static shapes compile once per sample
     with torch._dynamo.config.patch(recompile_limit=64):
         compiled_equals_eager(op, samples, backend="aot_eager", dynamic=dynamic)
+
+
+@pytest.mark.parametrize("kind", ["tree", "chain", "window", "pages"])
+def test_lengths_of_attn_tree_compile_once_more_at_most(kind):
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(
+        lambda *a, **k: tb.ops.attn_tree(*a, **k), fullgraph=True, backend=counter
+    )
+    shape = "random" if kind == "tree" else "causal"
+    window, page = (20 if kind == "window" else None), (16 if kind == "pages" else None)
+    for nodes, kv in ((40, 30), (90, 260), (64, 100), (33, 7), (70, 65)):
+        make = attend(2, 4, 2, nodes, 16, kv, shape=shape, window=window, page=page)
+        args, kwargs = make(torch.device("cpu"))
+        assert torch.equal(compiled(*args, **kwargs)[0], tb.ops.attn_tree(*args, **kwargs).out)
+    assert counter.frame_count <= 2
 
 
 def test_inductor():

@@ -14,16 +14,20 @@ void strides_of(const Tensor& t, int64_t (&strides)[3]) {
 void check_lengths(const Check& check, const Ints& kv_len, const Ints& n_nodes, int64_t batch,
                    int64_t nodes, int64_t capacity) {
   for (int64_t b = 0; b < batch; ++b) {
-    const std::string where = " in sequence " + std::to_string(b);
+    const auto in_sequence = [b] { return " in sequence " + std::to_string(b); };
     const int64_t count = n_nodes.present() ? n_nodes[b] : nodes;
-    check.that(0 <= count && count <= nodes, "n_nodes",
-               "0 <= n_nodes <= " + std::to_string(nodes) + where, count);
-    check.that(kv_len[b] >= 0, "kv_len", "0 <= kv_len" + where, kv_len[b]);
-    check.that(kv_len[b] <= capacity - count, "kv_len",
-               "at most " + std::to_string(capacity - count) + where + " (" +
-                   std::to_string(count) + " nodes in a cache of " + std::to_string(capacity) +
-                   " rows: tree larger than the cache)",
-               kv_len[b]);
+    check.that(
+        0 <= count && count <= nodes, "n_nodes",
+        [&] { return "0 <= n_nodes <= " + std::to_string(nodes) + in_sequence(); }, count);
+    check.that(kv_len[b] >= 0, "kv_len", [&] { return "0 <= kv_len" + in_sequence(); }, kv_len[b]);
+    check.that(
+        kv_len[b] <= capacity - count, "kv_len",
+        [&] {
+          return "at most " + std::to_string(capacity - count) + in_sequence() + " (" +
+                 std::to_string(count) + " nodes in a cache of " + std::to_string(capacity) +
+                 " rows: tree larger than the cache)";
+        },
+        kv_len[b]);
   }
 }
 
@@ -70,8 +74,9 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
   check.optional(&Check::integer, n_nodes, "n_nodes", {batch});
   check.optional(&Check::int32, page_table, "page_table", {batch, any});
   check.that(dim > 0 && dim % 8 == 0 && dim <= 256, "q", "a head dim of 8, 16, 24, ... 256", dim);
-  check.that(kv_heads > 0 && heads % kv_heads == 0, "q",
-             "a multiple of the " + std::to_string(kv_heads) + " heads of k_cache", heads);
+  check.that(
+      kv_heads > 0 && heads % kv_heads == 0, "q",
+      [&] { return "a multiple of the " + std::to_string(kv_heads) + " heads of k_cache"; }, heads);
 
   const int64_t table_width = page_table ? page_table->size(1) : 1;
   if (page_table) {
@@ -89,7 +94,8 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
     check_lengths(check, ints(kv_len_), ints(n_nodes_), batch, nodes, capacity);
   }
 
-  const Tensor out = empty_like_device(q, {batch, nodes, heads, dim}, q.scalar_type());
+  const Tensor out = empty_strided_like_device(  // heads side by side in memory
+      q, {batch, heads, nodes, dim}, {nodes * heads * dim, dim, heads * dim, 1}, q.scalar_type());
   const Tensor lse = empty_like_device(q, {batch, heads, nodes}, ScalarType::Float);
   AttnTreeParams params{
       .batch = batch,
@@ -139,7 +145,7 @@ std::tuple<Tensor, Tensor> attn_tree(const Tensor& q, const Tensor& k_cache, con
     }
   }
   if (batch * heads * nodes > 0) TB_LAUNCH(attn_tree, params, check.device());
-  return {torch::stable::transpose(out, 1, 2), lse};
+  return {out, lse};
 }
 
 }  // namespace tokenburst

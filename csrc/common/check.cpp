@@ -154,4 +154,38 @@ void Check::not_expanded(const Tensor& t, const char* name) const {
   }
 }
 
+namespace {
+
+// Straight to the allocator: torch's operators cost a microsecond each.
+Tensor allocate(const Tensor& like, const int64_t* shape, const int64_t* strides, size_t dims,
+                ScalarType dtype) {
+  namespace stable = torch::stable::detail;
+  int32_t device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(dims), shape, strides,
+                                                         stable::to<int32_t>(stable::from(dtype)),
+                                                         device_type, device_index, &made));
+  return Tensor(made);
+}
+
+}  // namespace
+
+Tensor empty_strided_like_device(const Tensor& like, std::initializer_list<int64_t> shape,
+                                 std::initializer_list<int64_t> strides, ScalarType dtype) {
+  return allocate(like, shape.begin(), strides.begin(), shape.size(), dtype);
+}
+
+Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> shape,
+                         ScalarType dtype) {
+  int64_t strides[8], step = 1;
+  if (shape.size() > 8) throw std::logic_error("empty_like_device: more than 8 dimensions");
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = step;
+    step *= shape.begin()[i] > 1 ? shape.begin()[i] : 1;
+  }
+  return allocate(like, shape.begin(), strides, shape.size(), dtype);
+}
+
 }  // namespace tokenburst

@@ -79,19 +79,22 @@ DType dtype_of(const Tensor& t);  // of a tensor that passed floating()
 
 // Small integer tensors are read contiguous, whatever their strides and width; the returned tensor
 // owns the memory.
-inline Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }
+inline Tensor packed(const Tensor& t) {  // a call of torch costs more than a small kernel
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
 inline OptionalTensor packed(const OptionalTensor& t) {
-  return t ? OptionalTensor(torch::stable::contiguous(*t)) : std::nullopt;
+  return t ? OptionalTensor(packed(*t)) : std::nullopt;
 }
 inline Ints ints(const Tensor& t) {
   return {t.const_data_ptr(), t.scalar_type() == ScalarType::Long};
 }
 inline Ints ints(const OptionalTensor& t) { return t ? ints(*t) : Ints{nullptr, false}; }
 
-inline Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> shape,
-                                ScalarType dtype) {
-  return torch::stable::new_empty(like, shape, dtype);
-}
+// Uninitialised, where `like` is.
+Tensor empty_strided_like_device(const Tensor& like, std::initializer_list<int64_t> shape,
+                                 std::initializer_list<int64_t> strides, ScalarType dtype);
+Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> shape,
+                         ScalarType dtype);
 
 }  // namespace tokenburst
 
