@@ -90,6 +90,8 @@ def filtered(shape, *, lists=False, guided=False, top_k=None, top_p=None, **kwar
             k: v.to(device) if torch.is_tensor(v) else v for k, v in options.items()
         }
 
+    return make
+
 
 def drafts(shape, k, *, beam=False, replacement=False, rows=None, seed=0, **options):
     """vocab_sample on the logits that `stats` makes."""
