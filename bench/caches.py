@@ -1,12 +1,9 @@
 """KV caches of diffusion decoding: our share of a step, forwards per second, what they solve.
 
-Run as `python bench/caches.py [--only speed|sudoku|memory]`; prints Markdown.
+Run as `python bench/caches.py [--only speed|sudoku]`; prints Markdown.
 """
 
 import argparse
-import resource
-import subprocess
-import sys
 import time
 
 import torch
@@ -29,7 +26,6 @@ from tokenburst.zoo import sudoku
 
 CACHES = (None, PrefixCache(), DualCache(), DualCache(vicinity=16), DelayedCache(), FreeCache())
 PROMPT, GEN, BLOCK, VOCAB = 256, 128, 32, 32000
-ROWS, WIDE = 512, 126464  # of the memory measurement: positions, LLaDA's vocabulary
 
 
 def random_model(block_causal: bool = False) -> LlamaForCausalLM:
@@ -114,44 +110,13 @@ def solve(name: str, count: int) -> None:
             )
 
 
-def peak(kind: str) -> None:
-    """Peak memory of one unmasking step after the layers, MiB beyond what it is given."""
-    head = torch.nn.Linear(64, WIDE, bias=False)
-    hidden = torch.randn(1, ROWS, 64)
-    from tokenburst import ops  # loaded before the line below
-
-    ops.vocab_stats(torch.zeros(4, 64))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with torch.inference_mode():
-        if kind == "ours":
-            ops.vocab_stats(head(hidden[0, -BLOCK:]))
-        else:
-            logits = head(hidden)
-            p = logits.to(torch.float64 if kind == "eager fp64" else torch.float32).softmax(-1)
-            p.gather(2, logits.argmax(-1, keepdim=True)).squeeze(-1).topk(4)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-
-
-def memory() -> None:
-    print(f"\nOne step at {ROWS} positions, a block of {BLOCK}, vocabulary {WIDE}, peak MiB:\n")
-    print("| step | MiB |\n|---|---|")
-    for kind in ("ours", "eager fp32", "eager fp64"):
-        line = [sys.executable, __file__, "--peak", kind]
-        print(f"| {kind} | {subprocess.check_output(line, text=True).strip()} |", flush=True)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("speed", "sudoku", "memory"))
+    parser.add_argument("--only", choices=("speed", "sudoku"))
     parser.add_argument("--tasks", type=int, default=500)
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        peak(args.peak)
-    else:
-        print(circumstances(torch.device("cpu")))
-        for name, part in (("speed", speed), ("memory", memory)):
-            if args.only in (None, name):
-                part()
-        if args.only in (None, "sudoku"):
-            solve("sudoku6", args.tasks)
+    print(circumstances(torch.device("cpu")))
+    if args.only != "sudoku":
+        speed()
+    if args.only != "speed":
+        solve("sudoku6", args.tasks)
