@@ -1,5 +1,6 @@
 // One block per sequence runs the rules of verify.h in step; its threads share every pass over a
 // row. Nothing of a row is kept: a weight is formed from its logit whenever it is asked for.
+// Passes over a row are calls, so that the rules' registers do not narrow their loops.
 #include "common/cuda.cuh"
 #include "tree/verify.h"
 
@@ -8,7 +9,7 @@ namespace {
 
 using Word = unsigned long long;
 
-constexpr int max_warps = 32;
+constexpr int max_warps = 16;
 constexpr int max_tiles = 1024;  // of a row, for the inverse of its cumulative masses
 constexpr int digit_bits = 11, digits = 1 << digit_bits;
 
@@ -73,7 +74,7 @@ class Rows {
     if (marked) update([&] { marked[token / 32] |= 1u << (token % 32); });
   }
 
-  __device__ bool open(int64_t node) {
+  __device__ __noinline__ bool open(int64_t node) {
     logits = static_cast<const T*>(p.logits) + b * p.batch_stride + node * p.node_stride;
     Word most = 0, nans = 0;
     for (int64_t x = threadIdx.x; x < p.vocab; x += blockDim.x) {
@@ -100,24 +101,24 @@ class Rows {
     total_ = over_row([&](int64_t x) { return static_cast<Word>(weight(x)); });
     return true;
   }
-  __device__ double weight(int64_t x) const {
+  __device__ __noinline__ double weight(int64_t x) const {
     if (greedy) return x == best_ ? weight_unit : 0.0;
     const float l = logit(x);
     if (rank_key(l, static_cast<uint32_t>(x)) < least) return 0.0;
     return tokenburst::weight(exp_fast((l - most_) * inv_t));
   }
-  __device__ int64_t entropy() {
+  __device__ __noinline__ int64_t entropy() {
     const auto total = static_cast<double>(total_);
     return static_cast<int64_t>(
         over_row([&](int64_t x) { return static_cast<Word>(entropy_term(weight(x), total)); }));
   }
-  __device__ uint64_t sum() {
+  __device__ __noinline__ uint64_t sum() {
     return over_row([&](int64_t x) { return left(x); });
   }
 
   // The token in whose share of the law `target` falls, tokens in the order of their ids: first the
   // tile, whose sum one warp forms, then the token.
-  __device__ int64_t find(uint64_t target) {
+  __device__ __noinline__ int64_t find(uint64_t target) {
     const int64_t size = ((p.vocab + max_tiles - 1) / max_tiles + 31) / 32 * 32;
     const int tiles = static_cast<int>((p.vocab + size - 1) / size);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -158,7 +159,7 @@ class Rows {
 
   __device__ int64_t find_plain(uint64_t target) { return find(target); }
 
-  __device__ void open_draft(Draft& draft) {
+  __device__ __noinline__ void open_draft(Draft& draft) {
     const int64_t row = b * p.draft_batch_stride + draft.row * p.draft_stride;
     const auto at = [&](int64_t x) {
       return clean_logit(load(p.draft_dtype, p.draft_logits, row + x));
@@ -178,8 +179,8 @@ class Rows {
   }
 
   // Adds to a token's masses those of its neighbours in the order of the target's probabilities.
-  __device__ void add_group(const Draft& draft, int64_t token, double& of_target,
-                            double& of_draft) {
+  __device__ __noinline__ void add_group(const Draft& draft, int64_t token, double& of_target,
+                                         double& of_draft) {
     const auto total = static_cast<double>(total_);
     const double mine = weight(token) / total, around = p.group_delta;
     for (int above = 1; above >= 0; --above) {
@@ -268,7 +269,7 @@ class Rows {
   // Least of the best keys, as long as those ahead measure less than `limit`, at least one. One
   // digit of the key per pass, from the highest: what lies ahead is known up to one digit.
   template <bool by_mass>
-  __device__ uint64_t front(double limit) {
+  __device__ __noinline__ uint64_t front(double limit) {
     Word prefix = 0, before = 0;
     for (int known = 64; known > 0;) {  // the lowest bit of the prefix
       const int shift = known > digit_bits ? known - digit_bits : 0;
