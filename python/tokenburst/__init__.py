@@ -19,11 +19,14 @@ from tokenburst.decoders.diffusion import (
 from tokenburst.decoders.lookup import PromptLookup
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.recycling import TokenRecycling
+from tokenburst.decoders.session import Session
 from tokenburst.decoders.sparsed import SparseD
 from tokenburst.decoders.sparsedrun import SparseStats
 from tokenburst.decoders.streaming import Deltas, Stream
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
-from tokenburst.decoders.tree import TreeDecoder, TreeOutput, TreeStats, token_recycling
+from tokenburst.decoders.tree import TreeDecoder, TreeOutput
+from tokenburst.decoders.treehook import token_recycling, tree_generate
+from tokenburst.decoders.treestats import TreeStats
 from tokenburst.decoders.unmasking import (
     Ascending,
     Credit,
@@ -85,6 +88,7 @@ __all__ = [
     "ReMDM",
     "RunningConfidence",
     "Sampling",
+    "Session",
     "SlowFast",
     "SpanMasking",
     "SparseD",
@@ -110,4 +114,5 @@ __all__ = [
     "ops",
     "sdar_dynamic",
     "token_recycling",
+    "tree_generate",
 ]

@@ -8,7 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from tokenburst import zoo
 from tokenburst.decoders.diffusion import DiffusionDecoder, DiffusionStats, LowConfidence, Threshold
 from tokenburst.decoders.recycling import TokenRecycling
-from tokenburst.decoders.tree import TreeDecoder, TreeStats
+from tokenburst.decoders.tree import TreeDecoder
+from tokenburst.decoders.treestats import TreeStats
 from tokenburst.demo import show_boards
 from tokenburst.models.attention import SUPPORTED
 from tokenburst.models.diffusion import load_diffusion

@@ -34,7 +34,7 @@ def decoder():
         (
             torch.ones(1, 3, dtype=torch.int64),
             {"max_new_tokens": -1},
-            "max_new_tokens: expected >= 0",
+            "max_new_tokens: expected integers >= 0",
         ),
         (torch.ones(1, 3, dtype=torch.int64), {"cache_length": 10}, "cache_length: expected >= "),
         (

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from tokenburst.decoders.templates import TreeTemplate
 
@@ -52,16 +52,12 @@ class TreeSizer:
         cost = self._cost[bucket]
         return max(trees, key=lambda tree: tree.expected_tokens(acceptance) / cost[tree.nodes])
 
-    def learn(self, shape: TreeTemplate, paths: list[torch.Tensor]) -> list[float]:
-        """Counts which ranks were right; returns the share of steps that reached each depth."""
-        if not paths:
-            return []
-        path = torch.stack(paths).cpu().numpy().reshape(-1, paths[0].shape[1])
-        path = path[path[:, 0] >= 0]
-        visits = np.bincount(path[path >= 0], minlength=shape.nodes)
+    def learn(self, shape: TreeTemplate, path: Tensor) -> None:
+        """Counts which ranks were right on accepted paths [R, depth + 1], -1 after their ends."""
+        nodes = path.numpy()
+        visits = np.bincount(nodes[nodes >= 0], minlength=shape.nodes)
         for node in range(1, shape.nodes):
             rank = shape.rank[node]
             if rank < len(PRIOR):
                 self._tried[rank] += visits[shape.parent[node]]
                 self._accepted[rank] += visits[node]
-        return (path[:, 1:] >= 0).mean(0).tolist() if len(path) else []

@@ -99,7 +99,7 @@ class DraftState:
     root: Tensor  # [B] int64
     active: Tensor  # [B] bool: still decoding; what is drafted for other rows is not looked at
     temperature: Tensor  # [B] float32, 0 = greedy
-    rng: Tensor  # [B, 3] int64: seed, name of the sequence, step (other for every step of a text)
+    rng: Tensor  # [B, 3] int64: seed, name of the sequence, position of the root (length - 1)
     greedy: bool  # every temperature is 0
 
 

@@ -2,8 +2,13 @@
 
 import torch
 from torch import Tensor
+from transformers.generation.stopping_criteria import StopStringCriteria
 
 from tokenburst.decoders.drafting import DraftState
+from tokenburst.decoders.treechance import RowChances, mark_seen_, seen_words
+
+_PER_ROW = ("tokens", "length", "root", "active", "temperature", "rng", "start", "end", "home")
+_NO_TOKEN = 2**31 - 1  # what a stop string sees before the text begins
 
 
 class TreeText(DraftState):
@@ -14,7 +19,10 @@ class TreeText(DraftState):
         lengths: [B] int32.
         limit: [B] int32, most new tokens of each row.
         most: the largest of them.
+        sampling: how tokens are drawn.
+        vocab_size: of the model.
         eos: ids that end a row.
+        stop: what ends a row by its text.
         widest: most tokens that `append` is given per row.
     """
 
@@ -24,50 +32,98 @@ class TreeText(DraftState):
         lengths: Tensor,
         limit: Tensor,
         most: int,
+        sampling: RowChances,
+        *,
+        vocab_size: int,
         eos: list[int],
+        stop: StopStringCriteria | None,
         widest: int,
     ) -> None:
         device, batch = prompt.device, len(prompt)
-        last = (lengths - 1)[:, None].long()
+        last = lengths.long() - 1
         super().__init__(
             # One spare column takes what lies past the end of a row.
             tokens=torch.nn.functional.pad(prompt, (0, most + 1)),
             length=lengths.clone(),
-            root=prompt.gather(1, last)[:, 0],
+            root=prompt.gather(1, last[:, None])[:, 0],
             active=torch.ones(batch, dtype=torch.bool, device=device),
-            temperature=torch.zeros(batch, dtype=torch.float32, device=device),
-            rng=torch.zeros(batch, 3, dtype=torch.int64, device=device),
-            greedy=True,
+            temperature=sampling.temperature,
+            rng=torch.stack([sampling.seed, sampling.sequence, last], dim=1),
+            greedy=sampling.greedy,
         )
         self.start = lengths  # where the new tokens begin
         self.end = lengths + limit
+        self.active &= limit > 0
+        self.home = torch.arange(batch, device=device)  # row of the caller
+        self.filters = dict(sampling.filters)
+        if "repetition_penalty" in self.filters:
+            self.filters["seen"] = seen_words(prompt, lengths, vocab_size)
+        self._all = {name: getattr(self, name) for name in _PER_ROW} | self.filters
         self.most = most
         self.eos = torch.tensor(eos, dtype=torch.int64, device=device) if eos else None
+        self._stop = stop
+        if stop is not None:
+            self._window = torch.arange(1 - stop.maximum_token_len, 1, device=device)
         self._column = torch.arange(max(most, widest), device=device)
 
     def append(self, tokens: Tensor, counts: Tensor, next_token: Tensor) -> Tensor:
-        """Append the first counts[b] of tokens [B, S]; end rows at eos or at their limit.
+        """Append the first counts[b] of tokens [B, S]; end rows at eos, a stop or their limit.
 
         `next_token` [B], the last of them, becomes the root of rows that go on. Returns how many
         tokens [B] each row took.
         """
-        column = self._column[: tokens.shape[1]]
+        width, spare = tokens.shape[1], self.tokens.shape[1] - 1
+        column = self._column[:width]
         counts = torch.minimum(counts, self.end - self.length)
-        if self.eos is not None:
-            ends = torch.isin(tokens, self.eos) & (column < counts[:, None])
-            # Nothing after the first eos.
-            first = torch.where(ends, column, tokens.shape[1]).amin(1)
-            counts = torch.minimum(counts, first + 1).to(torch.int32)
-            self.active &= first == tokens.shape[1]
-        spare = self.tokens.shape[1] - 1
         place = torch.where(column < counts[:, None], self.length[:, None] + column, spare)
         self.tokens.scatter_(1, place, tokens)
+        if self.eos is not None or self._stop is not None:
+            # Nothing after the first end.
+            ends = self._ends(tokens, place) & (column < counts[:, None])
+            first = torch.where(ends, column, width).amin(1)
+            counts = torch.minimum(counts, first + 1).to(torch.int32)
+            self.active &= first == width
+        if "seen" in self.filters:
+            mark_seen_(self.filters["seen"], tokens, counts)
         self.length += counts
+        self.rng[:, 2] += counts
         self.active &= self.length < self.end
         self.root.copy_(torch.where(self.active, next_token, self.root))
         return counts
 
+    def _ends(self, tokens: Tensor, place: Tensor) -> Tensor:
+        """Which of the new tokens [B, S], written to `place`, end the text."""
+        ends = torch.zeros_like(tokens, dtype=torch.bool)
+        if self.eos is not None:
+            ends = torch.isin(tokens, self.eos)
+        if self._stop is not None:
+            at = place[:, :, None] + self._window  # [B, S, W]
+            window = self.tokens.gather(1, at.clamp(min=0).flatten(1)).view_as(at)
+            window = torch.where((at >= 0) & (window >= 0), window, _NO_TOKEN)
+            ends = ends | self._stop(window.flatten(0, 1), None).view_as(ends)
+        return ends
+
+    def keep(self, order: Tensor, rows: int) -> None:
+        """Reorders the rows so that row i was row order[i], and goes on with the first `rows`."""
+        for name, x in self._all.items():
+            x[: len(order)] = x[order]
+            self._narrow(name, x[:rows])
+
+    def restore(self) -> Tensor:
+        """All rows again, as the caller has them; returns the order [B] that does it."""
+        order = self._all["home"].argsort()
+        self.keep(order, len(order))
+        return order
+
+    def _narrow(self, name: str, x: Tensor) -> None:
+        if name in _PER_ROW:
+            setattr(self, name, x)
+        else:
+            self.filters[name] = x
+
     def new_tokens(self) -> tuple[Tensor, Tensor]:
-        """New tokens [B, most], anything after the end, and how many are real [B]."""
-        place = self.start[:, None] + self._column[: self.most]
-        return self.tokens.gather(1, place), self.length - self.start
+        """New tokens [B, most] of all rows, anything after the end, and how many are real [B]."""
+        order = self._all["home"].argsort()
+        start, tokens = self._all["start"][order], self._all["tokens"][order]
+        place = start[:, None] + self._column[: self.most]
+        return tokens.gather(1, place), self._all["length"][order] - start

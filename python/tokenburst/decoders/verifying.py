@@ -2,10 +2,23 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from tokenburst import ops
-from tokenburst.decoders.drafting import Draft
+from tokenburst.decoders.drafting import Draft, DraftDistribution
+from tokenburst.decoders.treetext import TreeText
+
+LOSSLESS = ("walk", "rrs", "rrs_wr", "kseq", "block")
+LOSSY = ("lossy_typical", "lossy_grouped")
+
+
+def check_mode(mode: str) -> str:
+    """The mode as given; ValueError lists the modes."""
+    if mode not in LOSSLESS + LOSSY:
+        known = ", ".join(LOSSLESS + LOSSY)
+        raise ValueError(f"generate: verify: expected one of {known}, got {mode!r}")
+    return mode
 
 
 class Verdict(NamedTuple):
@@ -19,23 +32,62 @@ class Verdict(NamedTuple):
     values: Tensor  # [B, N, k] float32: their logits
 
 
-def verify_greedy(
-    logits: Tensor, draft: Draft, count: Tensor, k: int, eos: Tensor | None
+def verify(
+    logits: Tensor, draft: Draft, count: Tensor, k: int, text: TreeText, mode: str
 ) -> Verdict:
-    """The longest path that greedy decoding would have written.
+    """The path of a draft that stands, and the token after it.
 
     Args:
         logits: [B * N, V] after each node.
         draft: with tokens [B, N].
         count: [B] int32, nodes that count in each row.
         k: how many of the target's best tokens the drafter wants to see.
-        eos: ids below which nothing is accepted.
+        text: what stands before the root, and how tokens are drawn.
+        mode: of `tree_verify_sample`. Where nothing is drawn every lossless mode is the greedy one.
     """
     batch, nodes = draft.tokens.shape
-    stats = ops.vocab_stats(logits, max(1, k))
-    ids = stats.ids.view(batch, nodes, -1)
-    target = ids[:, :, 0]
-    accepted = ops.tree_verify_greedy(draft.tokens, target, draft.tree.parents, count, eos=eos)
-    # An accepted node's target is the next node's token or, at the end, the token beyond.
-    tokens = target.gather(1, accepted.path.clamp(min=0).long())
-    return Verdict(*accepted, tokens, ids, stats.values.view_as(ids))
+    greedy = text.greedy and "repetition_penalty" not in text.filters and mode in LOSSLESS
+    ids = draft.tokens.new_zeros((batch, nodes, 0))
+    values = ids.float()
+    if greedy or k > 0:
+        stats = ops.vocab_stats(logits, max(1, k))
+        ids, values = (x.view(batch, nodes, -1) for x in (stats.ids, stats.values))
+    if greedy:
+        target = ids[:, :, 0]
+        accepted = ops.tree_verify_greedy(
+            draft.tokens, target, draft.tree.parents, count, eos=text.eos
+        )
+        # An accepted node's target is the next node's token or, at the end, the token beyond.
+        tokens = target.gather(1, accepted.path.clamp(min=0).long())
+        return Verdict(*accepted, tokens, ids, values)
+
+    drafted = {} if draft.q is None or mode == "walk" else drawn_from(draft.q, mode)
+    path, n_accepted, next_token, _ = ops.tree_verify_sample(
+        draft.tokens,
+        draft.tree.parents,
+        count,
+        logits.view(batch, nodes, -1),
+        mode,
+        text.rng,
+        temperature=text.temperature,
+        eos=text.eos,
+        **text.filters,
+        **drafted,
+    )
+    following = torch.nn.functional.pad(path[:, 1:], (0, 1), value=-1).long()
+    tokens = draft.tokens.gather(1, following.clamp(min=0))
+    tokens = torch.where(following < 0, next_token[:, None], tokens)
+    return Verdict(path, n_accepted, next_token, tokens, ids, values)
+
+
+def drawn_from(q: DraftDistribution, mode: str) -> dict[str, Tensor]:
+    """The arguments of `tree_verify_sample` that say what the guesses were drawn from."""
+    given = {
+        "draft_logits": q.logits,
+        "draft_temperature": q.temperature,
+        "draft_ids": q.ids,
+        "draft_probs": q.probs,
+        "draft_row": q.row,
+        "draws": None if mode == "block" else q.draws,
+    }
+    return {name: x for name, x in given.items() if x is not None}

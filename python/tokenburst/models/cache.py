@@ -26,6 +26,19 @@ class _TreeLayer(CacheLayerMixin):
             r.view(batch, length, heads, dim).transpose(1, 2) for r in self._rows
         )
 
+    def move(self, to: Tensor, order: Tensor) -> None:
+        """Sequence to[i] becomes what order[i] was."""
+        for rows in self._rows:
+            whole = rows.view(self._shape[0], -1)
+            whole[to] = whole[order]
+
+    def narrow(self, batch: int) -> None:
+        """The first `batch` sequences are seen from now on."""
+        _, heads, length, dim = self._shape
+        self.keys, self.values = (
+            r.view(-1, length, heads, dim)[:batch].transpose(1, 2) for r in self._rows
+        )
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the cache is allocated when it is made."""
 
@@ -81,10 +94,34 @@ class TreeCache(Cache):
         self.kv_len = torch.zeros(batch, dtype=torch.int32, device=device)
         self.rows = torch.zeros(0, dtype=torch.int64, device=device)
         self._first_row = torch.arange(batch, device=device)[:, None] * length
+        self._all = self.kv_len, self._first_row
         shape = (batch, heads, length, dim)
         super().__init__(layers=[_TreeLayer(self, shape) for _ in range(config.num_hidden_layers)])
         self.keys = [layer.keys for layer in self.layers]
         self.values = [layer.values for layer in self.layers]
+
+    def keep(self, order: list[int], batch: int) -> None:
+        """Sequence i is from now on what order[i] was; only the first `batch` are seen.
+
+        The others stay in memory: a later call may bring them back.
+        """
+        moved = [i for i, source in enumerate(order) if i != source]
+        to = torch.tensor(moved, dtype=torch.int64, device=self.device)
+        source = torch.tensor([order[i] for i in moved], dtype=torch.int64, device=self.device)
+        kv_len, first_row = self._all
+        kv_len[to] = kv_len[source]
+        self.kv_len, self._first_row = kv_len[:batch], first_row[:batch]
+        for layer in self.layers:
+            layer.move(to, source)
+            layer.narrow(batch)
+        self.keys = [layer.keys for layer in self.layers]
+        self.values = [layer.values for layer in self.layers]
+
+    def copy_from(self, other: "TreeCache") -> None:
+        """The committed rows of a shorter cache of the same model and batch."""
+        self.kv_len.copy_(other.kv_len)
+        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            mine[:, :, : other.length].copy_(theirs)
 
     def place(self, n_tokens: int) -> None:
         """The next forward brings `n_tokens` per sequence: fix the rows they are written to."""
