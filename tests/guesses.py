@@ -75,6 +75,7 @@ class TableDrafter(Drafter):
         self.rows(len(state.root))
 
     def rows(self, batch):
+        self.above = [torch.tensor(level).repeat(batch) for level in self.levels]
         count = torch.full((batch,), self.most_nodes, dtype=torch.int32)
         self.tree = DeviceTree.from_parents(self.parents.expand(batch, -1), count)
 
@@ -82,19 +83,21 @@ class TableDrafter(Drafter):
         batch = len(state.root)
         tokens = state.root.new_zeros(batch, self.most_nodes)
         tokens[:, 0] = state.root
-        for width, above, below in zip(self.widths, self.levels, self.levels[1:], strict=False):
-            rng = torch.cat([state.rng, state.rng[:, 2:]], 1)[:, None].repeat(1, len(above), 1)
-            rng[:, :, 3] = torch.tensor(above)
-            rng = rng.flatten(0, 1)
+        begin = 0
+        for depth, width in enumerate(self.widths):
+            nodes = len(self.levels[depth])
+            level = slice(begin, begin + nodes)
+            begin += nodes
+            rng = state.rng.repeat_interleave(nodes, 0)
             drawn = ops.vocab_sample(
                 self.logits,
                 width,
                 torch.ones(len(rng)),
-                rng,
-                rows=tokens[:, above].flatten(),
+                torch.cat([rng, self.above[depth][:, None]], 1),
+                rows=tokens[:, level].flatten(),
                 replacement=self.replacement,
             )
-            tokens[:, below] = drawn.ids.view(batch, -1)
+            tokens[:, begin : begin + nodes * width] = drawn.ids.view(batch, -1)
         return Draft(tokens, self.tree, DraftDistribution(logits=self.logits[tokens]))
 
     def keep(self, rows):

@@ -95,7 +95,7 @@ class TreeText(DraftState):
         """Which of the new tokens [B, S], written to `place`, end the text."""
         ends = torch.zeros_like(tokens, dtype=torch.bool)
         if self.eos is not None:
-            ends = torch.isin(tokens, self.eos)
+            ends = (tokens[:, :, None] == self.eos).any(2)  # isin may wait for the device
         if self._stop is not None:
             at = place[:, :, None] + self._window  # [B, S, W]
             window = self.tokens.gather(1, at.clamp(min=0).flatten(1)).view_as(at)
