@@ -122,13 +122,13 @@ class TreeRun:
             order[hole], order[other] = other, hole
         index = torch.tensor(order, dtype=torch.int64, device=self.device)
         self.text.keep(index, rows)
-        self.target.cache.keep(order, rows)
+        self.target.cache.arrange(order, rows)
         self.drafter.keep(index[:rows])
         self.step.reset()
 
     def _restore(self) -> None:
         order = self.text.restore().tolist()
-        self.target.cache.keep(order, len(order))
+        self.target.cache.arrange(order, len(order))
 
     def _choose_tree(self, candidates: int) -> TreeTemplate:
         """The best tree of this many candidates per node, for this device, model and batch."""

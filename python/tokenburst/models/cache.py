@@ -100,7 +100,7 @@ class TreeCache(Cache):
         self.keys = [layer.keys for layer in self.layers]
         self.values = [layer.values for layer in self.layers]
 
-    def keep(self, order: list[int], batch: int) -> None:
+    def arrange(self, order: list[int], batch: int) -> None:
         """Sequence i is from now on what order[i] was; only the first `batch` are seen.
 
         The others stay in memory: a later call may bring them back.
