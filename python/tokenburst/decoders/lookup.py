@@ -1,5 +1,7 @@
 """Prompt lookup: what followed the last tokens when they stood in the text before."""
 
+from typing import Any
+
 import torch
 
 from tokenburst import ops
@@ -7,7 +9,7 @@ from tokenburst.decoders.drafting import ChooseTree, DeviceTree, Draft, Drafter,
 from tokenburst.decoders.templates import TreeTemplate
 
 # Arguments of `ops.ngram_match` for each published rule.
-SEMANTICS = {
+SEMANTICS: dict[str, dict[str, Any]] = {
     "official": {"most": 3, "least": 1, "whole": True},
     "transformers": {"most": 2, "least": 1},
     "vllm": {"most": 3, "least": 1},
