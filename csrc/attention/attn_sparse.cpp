@@ -93,9 +93,10 @@ std::tuple<Tensor, Tensor> attn_sparse(const Tensor& q, const Tensor& k, const T
     const int64_t floats = attn_sparse_lane_floats(params.kv_blocks, block, dim);
     params.lanes = attn_sparse_lanes(batch * kv_heads, floats * 4,
                                      params.q_blocks * (heads / kv_heads), thread_count());
-    workspace = empty_like_device(q, {params.lanes * (floats + params.words)}, ScalarType::Float);
+    workspace =
+        empty_like_device(q, {params.lanes * (floats + params.kv_blocks)}, ScalarType::Float);
     params.packed = workspace->mutable_data_ptr<float>();
-    params.needed = reinterpret_cast<uint32_t*>(params.packed + params.lanes * floats);
+    params.state = reinterpret_cast<int32_t*>(params.packed + params.lanes * floats);
   }
   if (batch * heads * q_length > 0) TB_LAUNCH(attn_sparse, params, check.device());
   return {torch::stable::transpose(out, 1, 2), lse};

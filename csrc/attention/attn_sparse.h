@@ -23,8 +23,8 @@ struct AttnSparseParams {
 
   // CPU: `lanes` pairs of sequence and KV head at a time have their keys and values packed here.
   int64_t lanes;
-  float* packed;     // [lanes, attn_sparse_lane_floats]
-  uint32_t* needed;  // [lanes, words], bit j = kv block j is packed
+  float* packed;   // [lanes, attn_sparse_lane_floats]
+  int32_t* state;  // [lanes, kv_blocks]: who has packed a block
 };
 
 // Packed keys and values of one KV head: panels of 16 keys and of 16 dims.
@@ -35,7 +35,7 @@ inline int64_t attn_sparse_lane_floats(int64_t kv_blocks, int64_t block, int64_t
 // As many lanes as fit a cache, more where they would leave threads without work.
 inline int64_t attn_sparse_lanes(int64_t all, int64_t lane_bytes, int64_t items_per_lane,
                                  int64_t threads) {
-  const int64_t fitting = (int64_t{8} << 20) / (lane_bytes + 1);
+  const int64_t fitting = (int64_t{16} << 20) / (lane_bytes + 1);
   const int64_t busy =
       (8 * threads + items_per_lane - 1) / (items_per_lane + (items_per_lane == 0));
   const int64_t lanes = fitting > busy ? fitting : busy;

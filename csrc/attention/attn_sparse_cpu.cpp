@@ -1,7 +1,8 @@
-// Keys and values that some query block needs are packed once per KV head into panels of 16 floats;
-// threads then take query blocks from a common counter. The online softmax advances by up to 128
-// keys at a time, which are one block or several small ones, in ascending order: a row's result
-// depends on its query, its pattern and what that selects, and on nothing else.
+// Threads take query blocks from a common counter. Whoever first needs a block of keys and values
+// packs it, into panels of 16 floats, for all query blocks of the KV head. The online softmax
+// advances by up to 128 keys at a time, which are one block or several small ones, in ascending
+// order: a row's result depends on its query, its pattern and what that selects, and on nothing
+// else.
 #include "attention/attn_sparse.h"
 #include "common/parallel.h"
 #include "common/simd.h"
@@ -171,47 +172,52 @@ inline uint32_t valid_word(const int32_t* bits, int64_t w, int64_t blocks) {
   return valid >= 32 ? word : valid <= 0 ? 0u : word & ((1u << valid) - 1u);
 }
 
+enum State : int32_t { untouched, taken, ready };
+
 // Packed memory of one (sequence, KV head).
 struct Lane {
   const AttnSparseParams& p;
   int64_t b, kv_head, keys, blocks;
   float* packed;
-  uint32_t* needed;
+  int32_t* state;  // of each block
 
   Lane(const AttnSparseParams& params, int64_t index, int64_t slot) : p(params) {
     b = index / p.kv_heads, kv_head = index % p.kv_heads;
     keys = length_of(p, b);
     blocks = (keys + p.block - 1) / p.block;
     packed = p.packed + slot * attn_sparse_lane_floats(p.kv_blocks, p.block, p.dim);
-    needed = p.needed + slot * p.words;
+    state = p.state + slot * p.kv_blocks;
   }
 
   int64_t group() const { return p.heads / p.kv_heads; }
   const int32_t* pattern(int64_t head, int64_t q_block) const {
     return p.bits + b * p.bits_stride[0] + head * p.bits_stride[1] + q_block * p.words;
   }
-  float* block_data(int64_t j) const { return packed + j * p.block * (p.dim + up(p.dim, panel)); }
   int64_t keys_of(int64_t j) const { return least(keys - j * p.block, p.block); }
 
-  void find_needed() const {
-    for (int64_t w = 0; w < p.words; ++w) needed[w] = 0;
-    for (int64_t g = 0; g < (p.bits_stride[1] ? group() : 1); ++g) {
-      for (int64_t i = 0; i < p.q_blocks; ++i) {
-        const int32_t* bits = pattern(kv_head * group() + g, i);
-        for (int64_t w = 0; w < p.words; ++w) needed[w] |= valid_word(bits, w, blocks);
-      }
+  // The first thread that comes packs block j, the others wait: it takes microseconds.
+  template <class T>
+  const float* block_data(int64_t j) const {
+    float* data = packed + j * p.block * (p.dim + up(p.dim, panel));
+    int32_t seen = __atomic_load_n(state + j, __ATOMIC_ACQUIRE);
+    if (seen == ready) return data;
+    if (seen == untouched && __atomic_compare_exchange_n(state + j, &seen, int32_t{taken}, false,
+                                                         __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+      pack<T>(j, data);
+      __atomic_store_n(state + j, int32_t{ready}, __ATOMIC_RELEASE);
     }
+    while (__atomic_load_n(state + j, __ATOMIC_ACQUIRE) != ready) give_way();
+    return data;
   }
 
   template <class T>
-  void pack(int64_t j) const {
-    if (!(needed[j / 32] >> (j % 32) & 1)) return;
+  void pack(int64_t j, float* data) const {
     const int64_t first = j * p.block, count = keys_of(j);
     const T* k = static_cast<const T*>(p.k) + b * p.k_stride[0] + kv_head * p.k_stride[1];
     const T* v = static_cast<const T*>(p.v) + b * p.v_stride[0] + kv_head * p.v_stride[1];
-    pack_keys(k + first * p.k_stride[2], p.k_stride[2], count, p.dim, block_data(j));
+    pack_keys(k + first * p.k_stride[2], p.k_stride[2], count, p.dim, data);
     pack_values(v + first * p.v_stride[2], p.v_stride[2], count, p.dim, p.block,
-                block_data(j) + p.block * p.dim);
+                data + p.block * p.dim);
   }
 };
 
@@ -251,7 +257,7 @@ class Item {
       Selected selected;
       selected.blocks = least(count_ - c, per_step);
       for (int64_t g = 0; g < selected.blocks; ++g) {
-        selected.data[g] = lane_.block_data(w_.blocks[c + g]);
+        selected.data[g] = lane_.block_data<T>(w_.blocks[c + g]);
       }
       selected.keys =
           (selected.blocks - 1) * p_.block + lane_.keys_of(w_.blocks[c + selected.blocks - 1]);
@@ -347,17 +353,10 @@ template <class T>
 void attend_all(const AttnSparseParams& p) {
   const int64_t lanes = p.batch * p.kv_heads, group = p.heads / p.kv_heads;
   const int64_t pair = p.block * p.block * p.dim;  // multiply-adds of scores, as many of values
-  const int64_t pack_grain = (1 << 19) / (p.block * p.dim + 1) + 1;
   const int64_t grain = (1 << 18) / (pair * (p.kv_blocks + 1) / 2) + 1;
   for (int64_t from = 0; from < lanes; from += p.lanes) {
     const int64_t count = least(lanes - from, p.lanes), items = group * p.q_blocks;
-    for (int64_t slot = 0; slot < count; ++slot) Lane(p, from + slot, slot).find_needed();
-    parallel_for(count * p.kv_blocks, pack_grain, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        const Lane lane(p, from + n / p.kv_blocks, n / p.kv_blocks);
-        lane.pack<T>(n % p.kv_blocks);
-      }
-    });
+    for (int64_t i = 0; i < count * p.kv_blocks; ++i) p.state[i] = untouched;
     int64_t next = 0;
     parallel_for(count * items, grain,
                  [&](int64_t, int64_t) {  // ranges of unequal work: take turns

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <thread>
 
 namespace tokenburst {
 namespace {
@@ -26,6 +27,8 @@ void parallel_for(int64_t n, int64_t grain, ParallelBody body, void* context) {
 }
 
 int64_t thread_count() { return torch::stable::get_num_threads(); }
+
+void give_way() { std::this_thread::yield(); }
 
 void* scratch(size_t bytes) {
   thread_local Arena arena;

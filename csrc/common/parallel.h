@@ -22,6 +22,9 @@ inline void parallel_for(int64_t n, int64_t grain, F f) {
 // Threads that parallel_for may use.
 int64_t thread_count();
 
+// Lets another thread run: for one that waits for a moment.
+void give_way();
+
 // 64-byte aligned memory of the calling thread, valid until its next call; it grows and is kept.
 void* scratch(size_t bytes);
 
