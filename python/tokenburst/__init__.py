@@ -2,6 +2,7 @@
 
 from tokenburst import ops
 from tokenburst._native import __version__, build_info
+from tokenburst.decoders.anysubset import AnyOrderModel, AnySubsetDecoder, AnySubsetOutput
 from tokenburst.decoders.caches import (
     BlockCausalCache,
     CachePolicy,
@@ -16,12 +17,19 @@ from tokenburst.decoders.diffusion import (
     DiffusionStats,
     diffusion_generate,
 )
+from tokenburst.decoders.draftmodel import DraftModel
+from tokenburst.decoders.dynamicshapes import Independent, StochasticBeam
+from tokenburst.decoders.dyspec import DySpec
 from tokenburst.decoders.lookup import PromptLookup
 from tokenburst.decoders.reading import Sampling
+from tokenburst.decoders.recorder import AcceptanceRecorder
 from tokenburst.decoders.recycling import TokenRecycling
+from tokenburst.decoders.sequoia import SequoiaTable, sequoia_tree
 from tokenburst.decoders.session import Session
+from tokenburst.decoders.shapes import Branching, Chain, DraftShape, StaticTree
 from tokenburst.decoders.sparsed import SparseD
 from tokenburst.decoders.sparsedrun import SparseStats
+from tokenburst.decoders.stand import Stand
 from tokenburst.decoders.streaming import Deltas, Stream
 from tokenburst.decoders.templates import TEMPLATES, TreeTemplate
 from tokenburst.decoders.tree import TreeDecoder, TreeOutput
@@ -59,10 +67,16 @@ from tokenburst.patterns import BlockPattern
 
 __all__ = [
     "TEMPLATES",
+    "AcceptanceRecorder",
+    "AnyOrderModel",
+    "AnySubsetDecoder",
+    "AnySubsetOutput",
     "Ascending",
     "BlockCausalCache",
     "BlockPattern",
+    "Branching",
     "CachePolicy",
+    "Chain",
     "Credit",
     "DelayedCache",
     "Deltas",
@@ -70,14 +84,18 @@ __all__ = [
     "DiffusionOutput",
     "DiffusionStats",
     "Dimple",
+    "DraftModel",
+    "DraftShape",
     "Dream",
     "DualCache",
+    "DySpec",
     "Editing",
     "EntropyBudget",
     "EosDamping",
     "Factor",
     "FreeCache",
     "Guided",
+    "Independent",
     "JointSampling",
     "Learned",
     "LocalLeap",
@@ -88,12 +106,16 @@ __all__ = [
     "ReMDM",
     "RunningConfidence",
     "Sampling",
+    "SequoiaTable",
     "Session",
     "SlowFast",
     "SpanMasking",
     "SparseD",
     "SparseStats",
     "Stable",
+    "Stand",
+    "StaticTree",
+    "StochasticBeam",
     "Stream",
     "Threshold",
     "TokenRecycling",
@@ -113,6 +135,7 @@ __all__ = [
     "ntk_scale",
     "ops",
     "sdar_dynamic",
+    "sequoia_tree",
     "token_recycling",
     "tree_generate",
 ]

@@ -4,6 +4,7 @@
 reaches `_attention`.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,9 @@ class TokenContext:
     )
     causal: bool = True  # without `ancestors`: a chain, or (False) everything sees everything
     plan: AttentionPlan | None = None  # computes the attention, for tokens that see each other
+    # Uncommitted rows of earlier forwards that precede this one's in the cache. With `ancestors`;
+    # they count in `n_nodes`, and `ancestors` has a row and a bit for each of them.
+    earlier: int = 0
 
 
 def _attention(
@@ -56,8 +60,9 @@ def _attention(
         count = token_context.n_nodes
         out = token_context.plan.attend(module.layer_idx, query, key, value, count, scaling)
         return out.transpose(1, 2), None
+    earlier = token_context.earlier
     out, _ = ops.attn_tree(
-        query,
+        torch.nn.functional.pad(query, (0, 0, earlier, 0)) if earlier else query,
         key,
         value,
         token_context.kv_len,
@@ -67,7 +72,7 @@ def _attention(
         window=sliding_window,
         scale=scaling,
     )
-    return out.transpose(1, 2), None
+    return out[:, :, earlier:].transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, _attention)
@@ -76,6 +81,19 @@ AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 LAYERS = {"full_attention", "sliding_attention"}
+
+
+def twin(model: torch.nn.Module) -> torch.nn.Module:
+    """A model of the same weights, in evaluation mode, with our attention for good.
+
+    Raises:
+        ValueError: as `installed`.
+    """
+    installed(model)
+    weights = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    copied = copy.deepcopy(model, weights)
+    copied.set_attn_implementation(NAME)
+    return copied.eval()
 
 
 class installed:

@@ -123,9 +123,12 @@ class TreeCache(Cache):
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             mine[:, :, : other.length].copy_(theirs)
 
-    def place(self, n_tokens: int) -> None:
-        """The next forward brings `n_tokens` per sequence: fix the rows they are written to."""
-        offset = torch.arange(n_tokens, device=self.device)
+    def place(self, n_tokens: int, earlier: int = 0) -> None:
+        """The next forward brings `n_tokens` per sequence: fix the rows they are written to.
+
+        `earlier` uncommitted rows of forwards before it are kept.
+        """
+        offset = torch.arange(earlier, earlier + n_tokens, device=self.device)
         rows = (self.kv_len[:, None] + offset).clamp_(max=self.length - 1)
         self.rows = (self._first_row + rows).view(-1)
 
