@@ -87,3 +87,14 @@ def test_recycling_gains_on_held_out_code():
         assert torch.equal(one.sequences, many.sequences)
         forwards = [forwards[0] + one.stats.forwards, forwards[1] + many.stats.forwards]
     assert forwards[0] > 2 * forwards[1]
+
+
+def test_the_draft_model_of_pycode_is_right_often():
+    target, small = zoo.load("pycode"), zoo.draft("pycode")
+    ids = zoo.tokenizer("pycode")(zoo.prompts("pycode")[0]["text"], return_tensors="pt")
+    with torch.no_grad():
+        p, q = (m(ids["input_ids"]).logits.softmax(-1) for m in (target, small))
+    assert sum(w.numel() for w in small.parameters()) * 4 < target.num_parameters()
+    assert torch.minimum(p, q).sum(-1).mean() > 0.5
+    with pytest.raises(ValueError, match="sudoku4 has no draft model"):
+        zoo.draft("sudoku4")

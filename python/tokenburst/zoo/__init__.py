@@ -37,6 +37,16 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(path(name), dtype=dtype).eval()
 
 
+def draft(name: str = "pycode", dtype: torch.dtype = torch.float32) -> Any:
+    """A draft model for the built-in causal model `name`, distilled from it; see `load`."""
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(__file__).parent / f"{path(name).name}-draft"
+    if not folder.exists():
+        raise ValueError(f"zoo: {name} has no draft model")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
 def tokenizer(name: str) -> Any:
     """The tokenizer of the built-in causal model `name`."""
     from transformers import AutoTokenizer
