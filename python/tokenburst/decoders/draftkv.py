@@ -115,5 +115,5 @@ class LevelReader:
 
     def keep(self, rows: Tensor) -> None:
         """Row i of the batch becomes what was rows[i]."""
-        self.cache.keep(rows.tolist(), len(rows))
+        self.cache.arrange(rows.tolist(), len(rows))
         self._ancestors = self._ancestors[rows]
