@@ -149,7 +149,9 @@ class Stand(Drafter):
         save_file(tensors, path, metadata=numbers)
 
     @classmethod
-    def load(cls, path: str | Path, tree: str | TreeTemplate = "2.2.2", **options: int) -> "Stand":
+    def load(
+        cls, path: str | Path, tree: str | TreeTemplate = "2.2.2", *, most: int = 4, least: int = 2
+    ) -> "Stand":
         """A drafter with the table of `save`; give most and least as it had them.
 
         Raises:
@@ -162,6 +164,7 @@ class Stand(Drafter):
         sound = sound and tensors["key"].shape == tensors["count"].shape == tensors["ids"].shape[:1]
         if not sound:
             raise ValueError(f"Stand: {path}: expected the tensors {', '.join(_STATE)} of a table")
-        drafter = cls(tree, slots=8, candidates=tensors["ids"].shape[1], **options)
+        width = tensors["ids"].shape[1]
+        drafter = cls(tree, slots=8, candidates=width, most=most, least=least)
         drafter._set(*(tensors[name] for name in _STATE))
         return drafter
