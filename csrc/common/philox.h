@@ -5,10 +5,12 @@
 //
 //   counter 0                     1          2              use
 //   token / 4                     position   step           vocab_stats: Gumbel noise of a token
+//   3 * 2^28 + token / 4          node       step           ngram_draft: Gumbel noise of a token
 //   2^30 + draw                   position   step           vocab_sample: a drafted token
 //   2^31                          position   0              tree_verify_sample, walk: a token
 //   2^31 + 1                      position   root position  other modes: the token after the path
 //   2^31 + 2 + draw               position   root position  other modes: whether a draw is accepted
+//   2^32 - 1                      position   step           unmask: random order, chance, noise
 #include "common/math.h"
 
 namespace tokenburst {
