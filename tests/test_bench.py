@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def test_every_op_has_a_row():
     assert [op for op in _native.op_names() if f'"{op}"' not in text] == []
 
 
-def test_harness_writes_rows(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def toy(monkeypatch):
+    """The harness with known rates and a bench file of one row."""
     harness = importlib.import_module("harness")
     x = torch.ones(1000)
 
@@ -44,22 +47,103 @@ def test_harness_writes_rows(tmp_path, monkeypatch, capsys):
         baselines = {"sum twice": lambda: (x.sum(), x.sum()), "sort": lambda: x.sort()}
         yield harness.Case("toy", "[1000] fp32", x.sum, baselines, lambda: None, harness.nbytes(x))
 
-    monkeypatch.setattr(harness, "read_rate", lambda device: 1e4)
-    monkeypatch.setattr(harness, "flop_rate", lambda device, dtype: 1e5)
-    rows_file = tmp_path / "rows.json"
-    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--json", str(rows_file)])
-    harness.main(cases)
-    (row,) = json.loads(rows_file.read_text())
-    assert list(row) == [
-        "op",
-        "case",
-        "device",
-        "us",
-        "baseline",
-        "baseline_us",
-        "ratio",
-        "bound_us",
-    ]
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--row-seconds", "0.1", *options])
+        harness.main(cases)
+
+    for module in (harness, importlib.import_module("machine")):
+        monkeypatch.setattr(module, "read_rate", lambda device, size=0: 1e4)
+        monkeypatch.setattr(module, "flop_rate", lambda device, dtype: 1e5)
+    return run
+
+
+def test_harness_writes_rows(toy, tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    toy("--json", str(file))
+    run = json.loads(file.read_text())
+    assert {"date", "command", "revision", "cpu", "threads", "load", "torch"} <= run["meta"].keys()
+    (row,) = run["rows"]
     assert (row["op"], row["case"], row["bound_us"]) == ("toy", "[1000] fp32", 0.4)
-    assert row["ratio"] == pytest.approx(row["baseline_us"] / row["us"], rel=0.01)
+    assert row["cache"] == "warm" and row["baseline"] in row["baselines"]
+    assert row["low"] <= row["us"] <= row["high"]
+    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+    assert row["baseline_us"] == min(b["us"] for b in row["baselines"].values())
     assert "[1000] fp32" in capsys.readouterr().out
+
+
+def test_no_row_begins_after_the_time(toy, tmp_path, capsys):
+    toy("--json", str(tmp_path / "rows.json"), "--seconds", "0")
+    assert "1 rows left out" in capsys.readouterr().out
+    assert not (tmp_path / "rows.json").exists()
+
+
+def test_a_wrong_result_is_not_timed():
+    harness = importlib.import_module("harness")
+
+    def wrong():
+        raise AssertionError("ours differs")
+
+    case = harness.Case("toy", "x", pytest.fail, {"same": pytest.fail}, wrong)
+    with pytest.raises(AssertionError, match="ours differs"):
+        harness.measure(case, CPU, 0.1)
+
+
+def test_turns_interleave_and_prepare_runs_before_each_call():
+    timing, order = importlib.import_module("timing"), []
+    calls = [lambda c=c: order.append(c) or time.sleep(3e-3) for c in "ab"]
+    turns = timing.interleaved(calls, lambda: order.append("."), CPU, 0.0, cold=True)
+    assert [len(t) for t in turns] == [3, 3]
+    assert "".join(order) == ".a.a.b.b" + 3 * ".a.b"
+
+
+def test_statistics_of_turns():
+    timing = importlib.import_module("timing")
+    got = timing.summary([[1.0, 2.0], [3.0, 4.0, 5.0]])
+    assert got == {"us": 3.0, "low": 2.0, "high": 4.0, "calls": 5}
+    assert timing.summary([[7.0]]) == {"us": 7.0, "low": 7.0, "high": 7.0, "calls": 1}
+    slow_turn = timing.ratio([[1.0], [10.0], [1.0]], [[2.0], [20.0], [2.0]])
+    assert slow_turn == {"ratio": 2.0, "ratio_low": 2.0, "ratio_high": 2.0}
+
+
+def test_peak_memory_counts_what_a_call_takes():
+    memory = importlib.import_module("memory")
+    peak = memory.peak_mb(lambda: torch.ones(64 << 18), lambda: None, CPU)
+    if peak is None:
+        pytest.skip("this system does not say")
+    assert 60 <= peak <= 80
+    assert memory.peak_mb(lambda: None, lambda: None, CPU) <= 2
+
+
+ROW = {"device": "cpu", "op": "toy", "case": "x", "us": 100.0, "low": 95.0, "high": 105.0}
+
+
+@pytest.mark.parametrize(
+    ("us", "low", "high", "said"),
+    [
+        (100, 95, 105, "same"),
+        (112, 106, 118, "slower"),
+        (112, 104, 118, "same"),  # within the spread
+        (102, 101, 103, "same"),  # less than counts
+        (88, 82, 94, "faster"),
+        (88, 82, 96, "same"),
+    ],
+)
+def test_verdicts(us, low, high, said):
+    compare = importlib.import_module("compare")
+    assert compare.verdict(ROW, ROW | {"us": us, "low": low, "high": high}, 0.03) == said
+
+
+def test_compare_reports_slower_rows_and_other_machines(tmp_path, capsys, monkeypatch):
+    compare = importlib.import_module("compare")
+    row = ROW | {"baselines": {"eager": {"us": 200.0}}}
+    slow = row | {"us": 150.0, "low": 140.0, "high": 160.0, "baselines": {"eager": {"us": 220.0}}}
+    new = row | {"case": "y"}
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, cpu, rows in zip(files, "AB", ([row], [slow, new]), strict=True):
+        file.write_text(json.dumps({"meta": {"cpu": cpu, "revision": cpu}, "rows": rows}))
+    for options, status in (((), 0), (("--fail",), 1)):
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, files), *options])
+        assert compare.main() == status
+        text = capsys.readouterr().out
+        for part in ("A -> B", "cpu differs", "+10.0%", "+50.0%  slower", "only after", "1 slower"):
+            assert part in text
