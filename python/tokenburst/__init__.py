@@ -57,6 +57,7 @@ from tokenburst.decoders.unmasking import (
     Stable,
     Threshold,
     Unmasking,
+    Wino,
     llada2,
     sdar_dynamic,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "TreeTemplate",
     "Unmasking",
     "Vote",
+    "Wino",
     "__version__",
     "build_info",
     "diffusion_generate",

@@ -14,6 +14,7 @@ from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, r
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.scoring import Scorer
+from tokenburst.decoders.shadows import Shadows, check_shadows
 from tokenburst.decoders.sparsed import SparseD, check_attention
 from tokenburst.decoders.tasks import PerRow, Prompts, Task, to_generate, to_infill
 from tokenburst.decoders.unmasking import (
@@ -107,7 +108,9 @@ class DiffusionDecoder:
             )
         check_cache(cache, config, self.causal_block)
         self.attention = attention
-        check_attention(attention, config, cache, self.causal_block is not None)
+        causal = self.causal_block is not None
+        check_attention(attention, config, cache, causal)
+        check_shadows(unmasking.needs.shadows, cache, attention, self.shifted, causal)
 
     def generate(
         self,
@@ -241,6 +244,9 @@ class DiffusionDecoder:
         guidance: Tensor | None = None,
     ) -> DiffusionOutput:
         attention = self.attention.begin(task, self.unmasking) if self.attention else None
+        needs, shadows = self.unmasking.needs, None
+        if needs.shadows:
+            shadows = Shadows(task.places.shape[2], needs.shadows == "together", self.mask_id)
         scorer = Scorer(
             self.model,
             task.lengths,
@@ -252,6 +258,7 @@ class DiffusionDecoder:
             guidance=guidance,
             prompt=None if guidance is None else task.prompt,
             attention=attention,
+            shadows=shadows,
         )
         return DiffusionOutput(
             *run(self.model, task, self.unmasking, chance, scorer, callback, progress, trace)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenburst.decoders.caches import CachePolicy, Moment
 from tokenburst.decoders.common import whole
+from tokenburst.decoders.shadows import Shadows, bitmask
 from tokenburst.decoders.sparsedrun import SparsedRun
 from tokenburst.models.attention import TokenContext
 from tokenburst.models.cache import RowCache
@@ -39,6 +40,7 @@ class Scorer:
         guidance: [B] float32, weight of classifier-free guidance; None = none of it.
         prompt: [B] int32, tokens at the front of each row that the unguided half does not see.
         attention: what computes it; None = dense attention.
+        shadows: rows beside the tokens, without a cache; None = none.
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class Scorer:
         guidance: Tensor | None = None,
         prompt: Tensor | None = None,
         attention: SparsedRun | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
-        self.attention = attention
+        self.attention, self.shadows = attention, shadows
         device, batch = lengths.device, len(lengths)
         self.guidance, self.prompt = guidance, prompt
         self.halves = 1 if guidance is None else 2  # guided rows, then unguided ones
@@ -100,6 +103,10 @@ class Scorer:
         begin, end = bounds.unsqueeze(2).unbind(1)
         if self.block_length is not None:
             self.visible = end[:, 0].to(torch.int32)
+        if self.shadows is not None:
+            self.fed, self.count, self.slot = self.shadows.plan(x, wanted, self.lengths)
+            self.visible = self.count
+            return
         if self.cache is None:
             self.count, self.slot = self.visible, source
             return
@@ -125,13 +132,13 @@ class Scorer:
 
     def width(self) -> int:
         """Positions per row of the next forward; 0 where no row has anything to compute."""
-        if self.cache is None:
+        if self.cache is None and self.shadows is None:
             return self.length
         most = int(self.count.max()) if len(self.count) else 0
         width = (
             whole(most) if self.count.device.type == "cpu" else -(-most // GPU_WIDTH) * GPU_WIDTH
         )
-        return min(width, self.length)
+        return min(width, self.fed.shape[1])
 
     def forward(self, model: Any, x: Tensor, width: int) -> Tensor:
         """Hidden rows [B, W, hidden] from which the wanted positions are predicted."""
@@ -145,7 +152,11 @@ class Scorer:
                 torch.cat(pair)
                 for pair in ((x, unguided), (count, count), (visible, visible), (fed, fed))
             )
-        options = {}
+        options, ancestors = {}, self._ancestors(fed, width)
+        if self.shadows is not None:
+            lengths = self.lengths[self.live].repeat(self.halves)
+            x = self.shadows.tokens(x, fed, lengths)
+            ancestors = self.shadows.ancestors(fed, lengths, count)
         if self.cache is not None:
             live = self.place[:, :width] < count[:, None]
             x = x.gather(1, fed).where(live, 0)
@@ -160,7 +171,7 @@ class Scorer:
             token_context=TokenContext(
                 kv_len=visible - count,
                 n_nodes=count,
-                ancestors=self._ancestors(fed, width),
+                ancestors=ancestors,
                 causal=False,
                 plan=self.attention,
             ),
@@ -207,9 +218,3 @@ class Scorer:
             return None
         block = fed // self.block_length
         return bitmask(block[:, None, :] <= block[:, :, None])
-
-
-def bitmask(seen: Tensor) -> Tensor:
-    """[..., N] bool as [..., ceil(N / 32)] int32 words."""
-    bits = torch.nn.functional.pad(seen, (0, -seen.shape[-1] % 32)).unflatten(-1, (-1, 32))
-    return (bits.to(torch.int64) << torch.arange(32, device=seen.device)).sum(-1).to(torch.int32)

@@ -23,7 +23,7 @@ from tokenburst.decoders.unmasking.policy import (
     check_ranking,
 )
 from tokenburst.decoders.unmasking.prophet import Prophet
-from tokenburst.decoders.unmasking.remask import ReMDM, RunningConfidence, SpanMasking
+from tokenburst.decoders.unmasking.remask import ReMDM, RunningConfidence, SpanMasking, Wino
 from tokenburst.decoders.unmasking.schedule import Ascending, EosDamping, LowConfidence
 from tokenburst.decoders.unmasking.threshold import EntropyBudget, Factor, LocalLeap, Threshold
 
@@ -58,6 +58,7 @@ __all__ = [
     "Threshold",
     "Union",
     "Unmasking",
+    "Wino",
     "check_count",
     "check_ranking",
     "dream_schedule",

@@ -40,6 +40,9 @@ class Needs:
     hidden: bool = False  # the last hidden states
     tempered: bool = False  # statistics of the distribution that tokens are drawn from
     pauses: bool = False  # a step may commit nothing and the next one still may
+    # With `decided`: decided positions are predicted by shadow rows, which do not see their token
+    # and see each other ("together") or not ("apart").
+    shadows: str = ""
 
     def __or__(self, other: "Needs") -> "Needs":
         mine, theirs = vars(self), vars(other)
