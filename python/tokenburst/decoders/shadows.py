@@ -77,7 +77,7 @@ def one_bit(index: Tensor, words: int) -> Tensor:
     return bit[..., None].where(index[..., None] // 32 == word, 0)
 
 
-def check_shadows(wanted: bool, cache: Any, attention: Any, shifted: bool, causal: bool) -> None:
+def check_shadows(wanted: str, cache: Any, attention: Any, shifted: bool, causal: bool) -> None:
     """ValueError where shadows are wanted beside what cannot have them."""
     others = {
         "cache": cache,
