@@ -181,9 +181,9 @@ class DiffusionDecoder:
             eos=eos,
             pad=pad,
         )
-        chance = Chance(temperature, seed, sequence_ids, sampling)
         weight = self._guidance(guidance, len(task.x))
-        return self._run(task, chance, callback, progress, trace, weight)
+        chance = Chance(temperature, seed, sequence_ids, sampling, weight)
+        return self._run(task, chance, callback, progress, trace)
 
     def infill(
         self,
@@ -241,7 +241,6 @@ class DiffusionDecoder:
         callback: Callback | None,
         progress: bool,
         trace: bool,
-        guidance: Tensor | None = None,
     ) -> DiffusionOutput:
         attention = self.attention.begin(task, self.unmasking) if self.attention else None
         needs, shadows = self.unmasking.needs, None
@@ -255,8 +254,7 @@ class DiffusionDecoder:
             mask_id=self.mask_id,
             shift=int(self.shifted),
             block_length=task.block_length,
-            guidance=guidance,
-            prompt=None if guidance is None else task.prompt,
+            prompt=None if chance.guidance is None else task.prompt,
             attention=attention,
             shadows=shadows,
         )

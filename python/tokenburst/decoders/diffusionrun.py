@@ -63,6 +63,7 @@ class Chance:
     seed: int | Tensor
     sequence_ids: Tensor | None  # [B] int; None = 0 .. B - 1
     sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
+    guidance: Tensor | None = None  # [B] float32 on the model's device
 
     def __post_init__(self) -> None:
         heat = self.temperature
@@ -150,6 +151,7 @@ class DiffusionRun:
             task.mask_id,
             vocab_size,
             device,
+            chance.guidance,
         )
         plan = Plan(task.x, task.places, self.blocks, task.mask_id, vocab_size, model)
         self.process = unmasking.begin(plan)
@@ -197,8 +199,8 @@ class DiffusionRun:
         self.forwards += 1
 
         self.rng[:, :, 2], self.rng[:, :, 3] = self.step[:, None], position
-        logits = self.scorer.logits(self.model, hidden)
-        stats, log_odds = self.reader.read(logits, self.seen, self.rng)
+        logits, unguided = self.scorer.logits(self.model, hidden)
+        stats, log_odds = self.reader.read(logits, self.seen, self.rng, unguided)
         step = Step(
             x=x,
             position=position,

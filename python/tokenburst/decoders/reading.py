@@ -26,7 +26,8 @@ class Sampling:
         bias: added to the logits of some ids, for example -2.0 for an end token.
         unranked: ids that may be proposed and then have confidence 0 (LLaDA's eos flags).
         numerics: of the scores. "fp32"; "bf16" rounds them as a softmax in bfloat16 does (LLaDA,
-            Dream, Prophet); "fp64" tells confidences apart that are 1 in float32 (Fast-dLLM).
+            Dream, Prophet, whose logits are bfloat16); "fp64" tells confidences apart that are 1 in
+            float32 (Fast-dLLM).
 
     Raises:
         ValueError: values out of range.
@@ -69,6 +70,7 @@ class Reader:
         mask_id: never proposed.
         vocab_size: of the model.
         device: of the logits.
+        guidance: [B] float32, weight of classifier-free guidance; None = none of it.
 
     Raises:
         ValueError: ids out of the vocabulary, or all of it suppressed.
@@ -83,9 +85,11 @@ class Reader:
         mask_id: int,
         vocab_size: int,
         device: torch.device,
+        guidance: Tensor | None = None,
     ) -> None:
         self.needs, self.sampling, self.shape = needs, sampling, shape
         self.k = min(needs.k, vocab_size)
+        self.guidance = None if guidance is None else guidance.repeat_interleave(shape[1])
         count = shape[0] * shape[1]
         self.number = torch.arange(count, device=device)
 
@@ -115,53 +119,59 @@ class Reader:
             self.options["top_k"] = torch.full_like(self.number, sampling.top_k)
 
     def read(
-        self, logits: Tensor, seen: Tensor, rng: Tensor
+        self, logits: Tensor, seen: Tensor, rng: Tensor, unguided: Tensor | None = None
     ) -> tuple[ops.VocabStats, Tensor | None]:
-        """Statistics of the rows that are seen.
+        """Statistics of the rows that are seen. No tensor of the size of the logits is made.
 
         Args:
-            logits: [B * R, V].
+            logits: [B * R, V]; with guidance the guided ones are written in their place.
             seen: [B, R] bool.
             rng: [B, R, 4] int64, names of the draws.
+            unguided: [B * R, V], with guidance.
 
         Returns:
             Statistics [B, R], and log odds of the tokens [B, R] where confidences are told apart
-            that are 1 in float32. `ids`, `values` and `lse` are of the model's own logits.
+            that are 1 in float32. `ids`, `values` and `lse` are before biases and temperature; they
+            are empty, and NaN, where the policy does not look at them and more than one sweep would
+            be needed.
         """
-        bf16 = self.sampling.numerics == "bf16"
-        if bf16:
-            logits = logits.bfloat16()
-        rows = self.number.where(seen.flatten(), -1)
-        chance: dict[str, Any] = {}
+        options: dict[str, Any] = {"rows": self.number.where(seen.flatten(), -1)}
+        options["suppress"] = self.suppress
         if self.heat is not None:
-            chance = {"temperature": self.heat, "rng": rng.flatten(0, 1)}
-        plain = {} if self.filters else chance
-        stats = ops.vocab_stats(logits, self.k, rows=rows, suppress=self.suppress, **plain)
+            options |= {"temperature": self.heat, "rng": rng.flatten(0, 1)}
+        if unguided is not None and self.guidance is not None:
+            weight = (self.guidance + 1).to(logits.dtype)[:, None]
+            logits.sub_(unguided).mul_(weight).add_(unguided)  # one buffer, rounded as published
         odds = None
-        if self.filters:
+        if not self.filters:
+            stats = ops.vocab_stats(logits, max(1, self.k), **options)
+        else:
             drawn = ops.vocab_filter(
-                logits,
-                rows=rows,
-                suppress=self.suppress,
-                tempered=self.needs.tempered,
-                **chance,
-                **self.options,
+                logits, tempered=self.needs.tempered, **options, **self.options
             )
-            stats = stats._replace(
-                token=drawn.token,
-                confidence=drawn.confidence,
-                margin=drawn.margin,
-                entropy=drawn.entropy,
-            )
+            stats = self._drawn(drawn, logits, options)
             if self.sampling.numerics == "fp64":
                 odds = drawn.log_odds.view(self.shape)
-        if bf16:
+        if self.sampling.numerics == "bf16":
             rounded = {
                 name: getattr(stats, name).bfloat16().float()
                 for name in ("confidence", "margin", "entropy")
             }
             stats = stats._replace(**rounded)
         return ops.VocabStats(*(t.unflatten(0, self.shape) for t in stats)), odds
+
+    def _drawn(
+        self, drawn: ops.VocabFiltered, logits: Tensor, options: dict[str, Any]
+    ) -> ops.VocabStats:
+        """What was drawn, with the best ids only where they are wanted."""
+        found = {"token", "confidence", "margin", "entropy", "n_nan"}
+        mine = {name: getattr(drawn, name) for name in found}
+        if self.k > 0:
+            plain = {name: options[name] for name in ("rows", "suppress")}
+            return ops.vocab_stats(logits, self.k, **plain)._replace(**mine)
+        none = drawn.confidence.new_empty(len(drawn.confidence), 0)
+        lse = torch.full_like(drawn.confidence, torch.nan)
+        return ops.VocabStats(ids=none.long(), values=none, lse=lse, **mine)
 
 
 def look_up(logits: Tensor, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:

@@ -37,8 +37,8 @@ class Scorer:
         mask_id: the mask token.
         shift: 1 where the model's row i predicts position i + 1 (Dream), else 0.
         block_length: of a block-causal model, None where everything sees everything.
-        guidance: [B] float32, weight of classifier-free guidance; None = none of it.
-        prompt: [B] int32, tokens at the front of each row that the unguided half does not see.
+        prompt: [B] int32, tokens at the front of each row that the unguided half of guidance does
+            not see; None = no guidance.
         attention: what computes it; None = dense attention.
         shadows: rows beside the tokens, without a cache; None = none.
     """
@@ -53,15 +53,14 @@ class Scorer:
         mask_id: int,
         shift: int = 0,
         block_length: int | None = None,
-        guidance: Tensor | None = None,
         prompt: Tensor | None = None,
         attention: SparsedRun | None = None,
         shadows: Shadows | None = None,
     ) -> None:
         self.attention, self.shadows = attention, shadows
         device, batch = lengths.device, len(lengths)
-        self.guidance, self.prompt = guidance, prompt
-        self.halves = 1 if guidance is None else 2  # guided rows, then unguided ones
+        self.prompt = prompt
+        self.halves = 1 if prompt is None else 2  # guided rows, then unguided ones
         self.cache, self.mask_id, self.shift, self.block_length = (
             cache,
             mask_id,
@@ -202,15 +201,12 @@ class Scorer:
             self.attention.shrink(rows)
         self.live = self.live[stay]
 
-    def logits(self, model: Any, hidden: Tensor) -> Tensor:
-        """[B * W, V] of the hidden rows of the last forward, guidance applied."""
+    def logits(self, model: Any, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B * W, V] of the hidden rows of the last forward, and of its unguided half."""
         head = model.get_output_embeddings()
         logits = head(hidden.flatten(0, 1))
-        if self.guidance is None or self.unguided is None:
-            return logits
-        unguided = head(self.unguided.flatten(0, 1))
-        weight = (self.guidance + 1).to(logits.dtype).repeat_interleave(hidden.shape[1])
-        return unguided + weight[:, None] * (logits - unguided)
+        unguided = None if self.unguided is None else head(self.unguided.flatten(0, 1))
+        return logits, unguided
 
     def _ancestors(self, fed: Tensor, width: int) -> Tensor | None:
         """Who sees whom where a forward spans several blocks of a block-causal model."""

@@ -2,6 +2,7 @@
 
 from tokenburst.decoders.unmasking.blockwise import Editing, llada2, sdar_dynamic
 from tokenburst.decoders.unmasking.dream import Dimple, Dream, dream_schedule
+from tokenburst.decoders.unmasking.first import FirstAlone
 from tokenburst.decoders.unmasking.history import Credit, SlowFast, Stable
 from tokenburst.decoders.unmasking.models import (
     ConfidenceFilter,
@@ -38,6 +39,7 @@ __all__ = [
     "EntropyBudget",
     "EosDamping",
     "Factor",
+    "FirstAlone",
     "Guided",
     "JointSampling",
     "Learned",

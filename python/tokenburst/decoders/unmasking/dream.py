@@ -71,7 +71,7 @@ class Dream:
 
     @property
     def needs(self) -> Needs:
-        return Needs(tempered=True, pauses=self.order == "origin")
+        return Needs(k=0, tempered=True, pauses=self.order == "origin")
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         if self.steps % n_blocks:

@@ -61,7 +61,7 @@ class Credit:
 
     @property
     def needs(self) -> Needs:
-        return self.rule.needs
+        return self.rule.needs | Needs(k=1)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return self.rule.most_steps(n_masks, n_blocks)
@@ -226,7 +226,7 @@ class SlowFast:
 
     @property
     def needs(self) -> Needs:
-        return Needs()
+        return Needs(k=0)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return n_masks

@@ -49,7 +49,7 @@ class Guided:
 
     @property
     def needs(self) -> Needs:
-        return Needs(sequence=True)
+        return Needs(k=0, sequence=True)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return n_masks
@@ -113,7 +113,7 @@ class JointSampling:
 
     @property
     def needs(self) -> Needs:
-        return Needs(hidden=True)
+        return Needs(k=0, hidden=True)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return -(-n_masks // self.tokens)
@@ -192,7 +192,7 @@ class Learned:
 
     @property
     def needs(self) -> Needs:
-        return Needs(decided=True)
+        return Needs(k=0, decided=True)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return n_masks

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenburst import ops
+from tokenburst.decoders.unmasking.fine import in_log_odds
 
 RANKINGS = ("confidence", "margin", "entropy", "random")
 
@@ -34,7 +35,8 @@ def check_share(name: str, value: float, zero: bool = False) -> None:
 class Needs:
     """What a policy wants to see beyond the masked positions of the current block."""
 
-    k: int = 1  # most likely ids of each position, with their logits
+    # Most likely ids of each position, with their logits; 0: not these, nor `lse` nor `logits_at`.
+    k: int = 1
     decided: bool = False  # statistics of decided positions as well
     sequence: bool = False  # positions of all blocks, not of the current one
     hidden: bool = False  # the last hidden states
@@ -85,8 +87,9 @@ class Step:
     log_odds: Tensor | None = None  # [B, R] of the tokens, where float32 confidences are too coarse
 
     def full(self, value: float) -> Tensor:
-        """[B] float32 of one value."""
-        return torch.full_like(self.step, value, dtype=torch.float32)
+        """[B] of one value, as exact as the scores are."""
+        dtype = torch.float32 if self.log_odds is None else torch.float64
+        return torch.full_like(self.step, value, dtype=dtype)
 
     def score(self, ranking: str) -> dict[str, Any]:
         """The order of a ranking, as arguments of `ops.unmask_select_`."""
@@ -97,11 +100,14 @@ class Step:
     def select(self, **rules: Any) -> ops.Unmasked:
         """`ops.unmask_select_` with what the step knows, where `rules` does not say otherwise."""
         rules = {"position": self.position, "token": self.stats.token} | rules
-        fine = rules.get("score") is self.stats.confidence and not {"factor", "damped"} & {*rules}
-        if self.log_odds is not None and fine:
-            rules["score"] = self.log_odds
-            for name in {"threshold", "near", "edit"} & {*rules}:
-                rules[name] = torch.logit(rules[name].double()).float()
+        if self.log_odds is not None and rules.get("score") is self.stats.confidence:
+            place, token = rules["position"], rules["token"]
+            open_ = self.x.gather(1, place.clamp(min=0)) == self.mask_id
+            open_ = open_ & (place >= 0) & (token >= 0) & (token != self.mask_id)
+            rules = in_log_odds(self.log_odds, open_, rules)
+        if self.log_odds is not None:
+            wide = {n: t for n, t in rules.items() if getattr(t, "dtype", None) == torch.float64}
+            rules |= {name: value.float() for name, value in wide.items()}
         return ops.unmask_select_(self.x, mask_id=self.mask_id, **rules)
 
     def block_only(self) -> "Step":
@@ -167,7 +173,7 @@ class Rule:
 
     @property
     def needs(self) -> Needs:
-        return Needs()
+        return Needs(k=0)
 
     @property
     def order(self) -> str:
@@ -217,7 +223,7 @@ class Union(Rule):
 
     @property
     def needs(self) -> Needs:
-        needs = Needs()
+        needs = Needs(k=0)
         for part in self.members:
             needs = needs | part.needs
         return needs

@@ -53,19 +53,25 @@ class RunningConfidence:
         steps: of a whole generation, divided evenly among the blocks.
         curve: "linear", "cosine" or "square".
         ranking: "confidence" or "margin", of the distribution that is drawn from.
+        running: what a position that is written again has: its "last" confidence, as in the
+            published code, or the "most" it ever had, as the paper draws it.
 
     Raises:
-        ValueError: a count below 1, an unknown curve or ranking.
+        ValueError: a count below 1, an unknown curve, ranking or running.
 
-    Source: MDPO, arXiv 2508.13148 (RCR); curves after MaskGIT, arXiv 2202.04200. A token that is
-        written again gets its new confidence, as in the published code.
+    Source: MDPO, arXiv 2508.13148 (RCR); curves after MaskGIT, arXiv 2202.04200.
     """
 
     steps: int = 64
     curve: str = "cosine"
     ranking: str = "confidence"
+    running: str = "last"
 
     def __post_init__(self) -> None:
+        if self.running not in ("last", "most"):
+            raise ValueError(
+                f"RunningConfidence: running: expected last or most, got {self.running!r}"
+            )
         check_count("RunningConfidence: steps", self.steps)
         check_ranking("RunningConfidence", self.ranking, ("confidence", "margin"))
         if self.curve not in CURVES:
@@ -75,7 +81,7 @@ class RunningConfidence:
 
     @property
     def needs(self) -> Needs:
-        return Needs(sequence=True, tempered=True, pauses=True)
+        return Needs(k=0, sequence=True, tempered=True, pauses=True)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return divided("RunningConfidence", self.steps, n_blocks)
@@ -100,7 +106,8 @@ class _Running:
         score = getattr(step.stats, self.policy.ranking)
         all_ = torch.ones_like(step.active)
         done = step.select(score=score, position=position, commit_all=all_)
-        self.score = torch.where(done.committed, score, self.score)
+        kept = torch.fmax(score, self.score) if self.policy.running == "most" else score
+        self.score = torch.where(done.committed, kept, self.score)
         each = self.policy.steps // step.n_blocks
         t = (step.step + 1) / each
         keep = (step.n_masks * curve(self.policy.curve, t.double()) + 1e-9).floor().long()
@@ -230,7 +237,7 @@ class ReMDM:
 
     @property
     def needs(self) -> Needs:
-        return Needs(pauses=True)
+        return Needs(k=0, pauses=True)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return divided("ReMDM", self.steps, n_blocks)
@@ -301,7 +308,7 @@ class SpanMasking:
 
     @property
     def needs(self) -> Needs:
-        return Needs(tempered=True, pauses=True)
+        return Needs(k=0, tempered=True, pauses=True)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return self.steps

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from tokenburst.decoders.unmasking.fine import log_odds, within_factor
 from tokenburst.decoders.unmasking.policy import RANKINGS, Rule, Step, check_count, check_ranking
 
 
@@ -16,18 +19,21 @@ class Threshold(Rule):
             those whose entropy in nats is at most this.
         ranking: "confidence", "margin" or "entropy".
         strict: equal to the threshold is not enough (Dimple, SDAR, LLaDA2); Fast-dLLM takes it.
+        slack: what is within this of the best score is committed as well; None = only the best.
+            dInfer has 1e-5, so that equal proposals go together.
 
     Raises:
         ValueError: a threshold that is not positive, or above 1 (except for "entropy"); a ranking
-            that has no threshold.
+            that has no threshold; a slack that is negative or beside "entropy".
 
     Source: Wu et al., Fast-dLLM, arXiv 2505.22618, section 3.3 (parallel decoding by confidence);
-        dParallel, arXiv 2509.26488 (entropy).
+        dParallel, arXiv 2509.26488 (entropy); dInfer, arXiv 2510.08666 (slack).
     """
 
     threshold: float = 0.9
     ranking: str = "confidence"
     strict: bool = False
+    slack: float | None = None
 
     def __post_init__(self) -> None:
         check_ranking("Threshold", self.ranking, RANKINGS[:3])
@@ -35,9 +41,19 @@ class Threshold(Rule):
         if not 0 < self.threshold <= most:
             expected = "> 0" if self.ranking == "entropy" else "> 0 and <= 1"
             raise ValueError(f"Threshold: threshold: expected {expected}, got {self.threshold}")
+        if self.slack is not None and not (0 <= self.slack < 1 and self.ranking != "entropy"):
+            raise ValueError(
+                "Threshold: slack: expected a number >= 0 and < 1, not by entropy, "
+                f"got {self.slack} by {self.ranking}"
+            )
 
     def rules(self, step: Step) -> dict[str, Any]:
-        return {"threshold": step.full(self.threshold), "min_one": True, "strict": self.strict}
+        bound = step.full(self.threshold)
+        if self.slack is not None:
+            score = getattr(step.stats, self.ranking)
+            best = score.masked_fill(~(step.masked & step.current), 0.0).amax(1)
+            bound = bound.minimum((best - self.slack).clamp(min=0.0))
+        return {"threshold": bound, "min_one": True, "strict": self.strict}
 
 
 @dataclass(frozen=True)
@@ -48,21 +64,31 @@ class Factor(Rule):
     Args:
         factor: 1 is the condition under which parallel and sequential greedy decoding provably
             agree; more is bolder.
+        last_too: where the last mask alone misses its bound it is committed all the same, as the
+            published code does.
 
     Raises:
         ValueError: a factor that is not positive.
 
-    Source: Wu et al., Fast-dLLM, arXiv 2505.22618, section 3.3 and theorem 1.
+    Source: Wu et al., Fast-dLLM, arXiv 2505.22618, section 3.3 and theorem 1; `last_too` as in
+        dInfer, arXiv 2510.08666.
     """
 
     factor: float = 1.0
+    last_too: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < math.inf:
             raise ValueError(f"Factor: factor: expected a number > 0, got {self.factor}")
 
     def rules(self, step: Step) -> dict[str, Any]:
-        return {"factor": step.full(self.factor), "min_one": True}
+        factor = step.full(self.factor)
+        if not self.last_too:
+            return {"factor": factor, "min_one": True}
+        open_ = step.masked & step.current & (step.stats.token >= 0)
+        odds = log_odds(step.stats.confidence) if step.log_odds is None else step.log_odds
+        count, masks = within_factor(odds, factor, open_), open_.sum(1)
+        return {"top_k": torch.where(count == masks - 1, masks, count), "min_one": True}
 
 
 @dataclass(frozen=True)
