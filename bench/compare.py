@@ -52,18 +52,18 @@ def compare(first: Path, second: Path, least: float) -> tuple[list[str], int]:
     both = [(a[key], b[key]) for key in a if key in b]
     drift = baseline_change(both)
     lines += [f"baselines changed by {drift:+.1%} in the median", ""]
-    lines.append(f"{'op':20}  {'case':42}  {'us':>10}  {'to us':>10}  {'change':>7}  verdict")
+    lines.append(f"{'op':22}  {'case':42}  {'us':>10}  {'to us':>10}  {'change':>7}  verdict")
     count = {"faster": 0, "slower": 0, "same": 0}
     for before, after in both:
         said = verdict(before, after, least)
         count[said] += 1
         change = after["us"] / before["us"] - 1
         lines.append(
-            f"{after['op']:20}  {after['case']:42}  {before['us']:10.1f}  {after['us']:10.1f}  "
+            f"{after['op']:22}  {after['case']:42}  {before['us']:10.1f}  {after['us']:10.1f}  "
             f"{change:+7.1%}  {said if said != 'same' else ''}".rstrip()
         )
     for text, keys in (("only before", a.keys() - b.keys()), ("only after", b.keys() - a.keys())):
-        lines += [f"{op:20}  {case:42}  {text}" for _, op, case in sorted(keys)]
+        lines += [f"{op:22}  {case:42}  {text}" for _, op, case in sorted(keys)]
     lines += ["", ", ".join(f"{n} {said}" for said, n in count.items())]
     return lines, count["slower"]
 

@@ -5,19 +5,17 @@ A bench file defines `cases(device)`, which yields `Case`s one at a time, and en
 `timing.py` says how calls are timed.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import torch
 
 from machine import circumstances, describe, flop_rate, metadata, read_rate
 from memory import peak_mb
+from record import options, write
 from timing import captured, interleaved, last_cache, nothing, ratio, summary
 
 __all__ = ["Case", "circumstances", "main", "measure", "nbytes", "nothing", "short"]
@@ -109,7 +107,7 @@ def measure(case: Case, device: torch.device, budget: float) -> dict:
 
 
 COLUMNS = "op", "case", "cache", "us", "spread", "of bound", "ratio", "baseline us", "baseline"
-WIDTHS = 20, 42, 6, 10, 6, 8, 15, 11, 30
+WIDTHS = 22, 42, 6, 10, 6, 8, 15, 11, 30
 
 
 def table_line(cells: list[str]) -> str:
@@ -132,13 +130,8 @@ def cells(row: dict) -> list[str]:
 
 def main(cases: Cases, more: Cases | None = None) -> None:
     """Command line of a bench file."""
-    parser = argparse.ArgumentParser(description=sys.modules[cases.__module__].__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, the first rows only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads, default as torch chooses")
+    parser = options(sys.modules[cases.__module__].__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose op or name has it")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no row after this time")
     parser.add_argument("--row-seconds", type=float, help="time per row, default 4, quick 0.7")
     args = parser.parse_args()
     started = time.perf_counter()
@@ -158,7 +151,6 @@ def main(cases: Cases, more: Cases | None = None) -> None:
             row = measure(case, device, args.row_seconds or (0.7 if args.quick else 4.0))
             rows.append(row)
             print(table_line(cells(row)), flush=True)
-            if args.json:  # after each row: a run that is cut leaves what it has
-                args.json.write_text(json.dumps({"meta": facts, "rows": rows}, indent=1) + "\n")
+            write(args.json, facts, rows)
     if left_out:
         print(f"{left_out} rows left out after {args.seconds:.0f} s")

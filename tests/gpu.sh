@@ -2,6 +2,8 @@
 # Everything that a GPU proves, in one run: build for this GPU, `pytest -m cuda`, then compute-sanitizer's
 # memcheck and racecheck over the same samples. Needs no network; torch, nvcc, cmake and pytest are there.
 #   tests/gpu.sh                 exits with 3 where torch sees no GPU
+#   tests/gpu.sh --build         stops after the build
+#   tests/gpu.sh --tests         stops before compute-sanitizer
 #   tests/gpu.sh --without-gpu   builds for sm_90a, collects the tests, says what it leaves out
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -72,7 +74,9 @@ if [ -z "$gpu" ]; then
   echo "left out, no GPU: pytest -m cuda, compute-sanitizer memcheck, compute-sanitizer racecheck"
   exit $failed
 fi
+if [ "${1:-}" = --build ]; then exit $failed; fi
 stage tests 180 "$python" -m pytest -m cuda tests
+if [ "${1:-}" = --tests ]; then exit $failed; fi
 if command -v compute-sanitizer >/dev/null; then
   stage memcheck 120 sanitized memcheck
   stage racecheck 120 sanitized racecheck

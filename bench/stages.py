@@ -1,0 +1,69 @@
+"""What `all.py` runs, in order of importance, and how long each may take."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+BOTH, CPU = ("cpu", "cuda"), ("cpu",)
+
+
+class Stage(NamedTuple):
+    """One bench file. Kind 'rows' writes JSON, 'table' prints Markdown, 'own' writes its files."""
+
+    name: str
+    file: str
+    seconds: int  # a full run may take
+    quick: int  # a quick run may take
+    devices: tuple[str, ...] = BOTH
+    kind: str = "rows"
+    row_seconds: float = 0.0
+    args: tuple[str, ...] = ()
+    quick_args: tuple[str, ...] = ()
+    title: str = ""
+
+    def limit(self, quick: bool) -> int:
+        return self.quick if quick else self.seconds
+
+    def result(self, out: Path) -> Path:
+        return out / (f"{self.name}.json" if self.kind == "rows" else f"{self.name}.md")
+
+
+def rows(name: str, seconds: int, quick: int, row_seconds: float = 1.5) -> Stage:
+    """A bench file of ops."""
+    return Stage(name, f"bench_{name}.py", seconds, quick, row_seconds=row_seconds)
+
+
+DRAFTERS = "--out", "{out}/drafters.md"
+STAGES = (
+    rows("vocab", 90, 30, 2.5),
+    rows("step", 120, 40, 2.0),
+    Stage("generate", "bench_generate.py", 150, 60),
+    rows("attention", 120, 50),
+    Stage("tree_cost", "tree_cost.py", 90, 40),
+    rows("sparse", 150, 80, 1.0),
+    rows("sparsed", 90, 40, 1.0),
+    rows("models", 210, 40, 1.0),
+    Stage("growth", "growth.py", 120, 40),
+    rows("sampling", 60, 20),
+    rows("unmask", 40, 15),
+    rows("tree", 25, 10),
+    rows("recycle", 25, 10),
+    rows("commit", 20, 10),
+    rows("ngram", 30, 15),
+    Stage(
+        "drafters", "bench_drafters.py", 150, 60, CPU, "own",
+        args=DRAFTERS, quick_args=(*DRAFTERS, "--prompts", "2", "--rounds", "1"),
+    ),
+    Stage(
+        "caches", "caches.py", 60, 40, CPU, "table",
+        args=("--only", "speed"), quick_args=("--only", "speed"), title="Caches of diffusion",
+    ),
+    Stage(
+        "sparsed_quality", "quality_sparsed.py", 90, 40, CPU, "table",
+        quick_args=("--texts", "2"), title="What SparseD costs in answers",
+    ),
+    Stage(
+        "sparse_scaling", "sparse_scaling.py", 90, 60, CPU, "table",
+        args=("--threads", "2", "1", "--turns", "3"), quick_args=("--turns", "1"),
+        title="attn_sparse over density and threads",
+    ),
+)  # fmt: skip
