@@ -91,6 +91,17 @@ struct F32x8 {
   }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
 };
+// Sixteen neighbours where their order does not matter: even and odd ones of bf16.
+template <class T>
+inline void load_pair(const T* p, F32x8& a, F32x8& b) {
+  a = F32x8::load(p);
+  b = F32x8::load(p + 8);
+}
+inline void load_pair(const BFloat* p, F32x8& a, F32x8& b) {
+  const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  a.v = _mm256_castsi256_ps(_mm256_slli_epi32(raw, 16));
+  b.v = _mm256_castsi256_ps(_mm256_and_si256(raw, _mm256_set1_epi32(-65536)));
+}
 inline F32x8 operator+(F32x8 a, F32x8 b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F32x8 operator-(F32x8 a, F32x8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline F32x8 operator*(F32x8 a, F32x8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -147,27 +158,11 @@ inline F32x8 times_exp2(F32x8 p, F32x8 t) {
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.v), n))};
 }
 
-// Sum of round(e 2^40) over e in [0, 1], exact: added to 2^52, the rounded integer is what the
-// mantissa holds, and mantissas are summed as integers.
-class WeightSum {
- public:
-  void add(F32x8 e) {
-    const __m256d unit = _mm256_set1_pd(0x1p40), magic = _mm256_set1_pd(0x1p52);
-    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(e.v));
-    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(e.v, 1));
-    low_ = _mm256_add_epi64(low_, _mm256_castpd_si256(_mm256_fmadd_pd(low, unit, magic)));
-    high_ = _mm256_add_epi64(high_, _mm256_castpd_si256(_mm256_fmadd_pd(high, unit, magic)));
-    ++count_;
-  }
-  uint64_t take() const {
-    alignas(32) uint64_t lane[4];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi64(low_, high_));
-    return lane[0] + lane[1] + lane[2] + lane[3] - 8 * count_ * 0x4330000000000000u;
-  }
-
- private:
-  __m256i low_ = _mm256_setzero_si256(), high_ = _mm256_setzero_si256();
-  uint64_t count_ = 0;
+// Sums of bit patterns modulo 2^32, lane by lane.
+struct BitSum {
+  __m256i v = _mm256_setzero_si256();
+  void add(F32x8 a) { v = _mm256_add_epi32(v, _mm256_castps_si256(a.v)); }
+  void store(uint32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 };
 
 // Eight doubles, for weights: integers below 2^53, so sums of them are exact.
@@ -258,6 +253,11 @@ struct F32x8 {
     for (int i = 0; i < 8; ++i) p[i] = v[i];
   }
 };
+template <class T>
+inline void load_pair(const T* p, F32x8& a, F32x8& b) {
+  a = F32x8::load(p);
+  b = F32x8::load(p + 8);
+}
 template <class F>
 inline F32x8 lanewise(F f) {
   F32x8 r;
@@ -350,17 +350,14 @@ inline F64x8 weight8(F32x8 e) {
   return lanewise64([&](int i) { return rint(static_cast<double>(e.v[i]) * 0x1p40); });
 }
 
-class WeightSum {
- public:
-  void add(F32x8 e) {
-    for (const float x : e.v) {  // the sum with 2^52 rounds to an integer, half to even
-      sum_ += static_cast<uint64_t>((static_cast<double>(x) * 0x1p40 + 0x1p52) - 0x1p52);
-    }
+struct BitSum {
+  uint32_t v[8] = {};
+  void add(F32x8 a) {
+    for (int i = 0; i < 8; ++i) v[i] += to_bits(a.v[i]);
   }
-  uint64_t take() const { return sum_; }
-
- private:
-  uint64_t sum_ = 0;
+  void store(uint32_t* p) const {
+    for (int i = 0; i < 8; ++i) p[i] = v[i];
+  }
 };
 
 inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
@@ -374,6 +371,88 @@ inline unsigned philox_within(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t 
 }
 
 #endif
+
+// e^x of x <= 0 with the bits of exp_fast, but that whatever lies below -40, or is NaN, gives
+// e^-40: as a weight (common/weights.h) all of that is 0. In two steps, each short enough to be
+// hidden behind others of its kind: x = n ln 2 + r, then the polynomial in r times 2^n.
+struct ExpParts {
+  F32x8 r, t;  // t = n + 1.5 * 2^23
+};
+inline ExpParts exp_parts(F32x8 x) {
+  const F32x8 magic = F32x8::splat(12582912.0f);  // a sum with it rounds to an integer
+  x = max(x, F32x8::splat(-40.0f));
+  const F32x8 t = x * F32x8::splat(1.442695041f) + magic, n = t - magic;
+  return {fused(n, F32x8::splat(2.12194440e-4f), fused(n, F32x8::splat(-0.693359375f), x)), t};
+}
+template <int width>
+inline void exp_of_parts(const ExpParts (&x)[width], F32x8 (&e)[width]) {
+  constexpr float coefficients[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
+                                    1.6666665459e-1f, 5.0000001201e-1f};
+  for (F32x8& p : e) p = F32x8::splat(1.9875691500e-4f);
+  for (const float c : coefficients) {
+    for (int i = 0; i < width; ++i) e[i] = fused(e[i], x[i].r, F32x8::splat(c));
+  }
+  for (int i = 0; i < width; ++i) {
+    e[i] = times_exp2(fused(e[i], x[i].r * x[i].r, x[i].r) + F32x8::splat(1.0f), x[i].t);
+  }
+}
+inline F32x8 exp_weighed(F32x8 x) {
+  const ExpParts parts[1] = {exp_parts(x)};
+  F32x8 e[1];
+  exp_of_parts(parts, e);
+  return e[0];
+}
+
+// Sum of round(e 2^40) over e in [0, 1], exact, of at most 512 vectors. A sum of floats is rounded
+// to a grid by a constant of its size, and what it holds on that grid is summed as an integer: e to
+// 2^-18 beside 48, the rest to 2^-40 beside 3 * 2^-18.
+class WeightSum {
+ public:
+  void add(F32x8 e) {
+    const F32x8 high = e + F32x8::splat(coarse);
+    high_.add(high);
+    low_.add(e + (F32x8::splat(coarse + fine) - high));  // the difference is exact
+    ++count_;
+  }
+  uint64_t take() const {
+    uint32_t high[8], low[8];
+    high_.store(high);
+    low_.store(low);
+    int64_t sum = 0;
+    for (int i = 0; i < 8; ++i) {
+      sum += static_cast<int64_t>(high[i] - count_ * to_bits(coarse)) << 22;
+      sum += static_cast<int32_t>(low[i] - count_ * to_bits(fine));
+    }
+    return static_cast<uint64_t>(sum);
+  }
+
+ private:
+  static constexpr float coarse = 48.0f, fine = 0x1.8p-17f;
+  BitSum high_, low_;
+  uint32_t count_ = 0;
+};
+
+// The same where every e is below 2^-17, so that one grid does.
+class SmallWeightSum {
+ public:
+  void add(F32x8 e) {
+    low_.add(e + F32x8::splat(fine));
+    ++count_;
+  }
+  uint64_t take() const {
+    uint32_t low[8];
+    low_.store(low);
+    uint64_t sum = 0;
+    for (int i = 0; i < 8; ++i) sum += low[i] - count_ * to_bits(fine);
+    return sum;
+  }
+
+ private:
+  static constexpr float fine = 0x1p-17f;
+  BitSum low_;
+  uint32_t count_ = 0;
+};
+constexpr float small_weight = -11.8f;  // e^small_weight < 2^-17
 
 // ((0+4)+(2+6)) + ((1+5)+(3+7)), on every ISA.
 inline float reduce_add(F32x8 a) {
