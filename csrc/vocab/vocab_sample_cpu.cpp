@@ -120,25 +120,27 @@ class Row {
     for (int64_t x = whole; x < n; ++x) all = widen(l[x]) > all ? widen(l[x]) : all;
     return all;
   }
-  // (l - most) / T, at most 0; NaN is left to exp_weighed. Only where the best is the largest float
-  // can a logit, +inf, lie above it.
-  template <bool plain>
+  // (l - most) / T. NaN is left to exp_weighed; only beside the largest float can a logit, +inf,
+  // lie above the best.
+  enum Scale { one, finite, any };
+  template <Scale scale>
   F32x8 distance(F32x8 l) const {
     const F32x8 below = l - F32x8::splat(most);
-    if (plain) return below;
-    return min(max(below * F32x8::splat(inv_t), F32x8::splat(-infinity)), F32x8::splat(0.0f));
+    if (scale == one) return below;
+    const F32x8 scaled = below * F32x8::splat(inv_t);
+    if (scale == finite) return scaled;
+    return min(max(scaled, F32x8::splat(-infinity)), F32x8::splat(0.0f));
   }
-  bool is_plain() const { return inv_t == 1.0f && most < largest; }
-
   uint64_t mass_of_block(int64_t i) const {
     const float below = (clean_logit(most_of[i]) - most) * inv_t;
     if (below < nothing) return 0;
-    if (below < small_weight) {
-      return is_plain() ? sum_of<true, SmallWeightSum>(i) : sum_of<false, SmallWeightSum>(i);
+    if (!(most < largest)) return sum_of<any, WeightSum>(i);
+    if (inv_t == 1.0f) {
+      return below < small_weight ? sum_of<one, SmallWeightSum>(i) : sum_of<one, WeightSum>(i);
     }
-    return is_plain() ? sum_of<true, WeightSum>(i) : sum_of<false, WeightSum>(i);
+    return below < small_weight ? sum_of<finite, SmallWeightSum>(i) : sum_of<finite, WeightSum>(i);
   }
-  template <bool plain, class Sum>
+  template <Scale scale, class Sum>
   uint64_t sum_of(int64_t i) const {
     const T* l = data + i * block;
     const int64_t n = length_of(i), whole = n / 32 * 32;
@@ -147,7 +149,7 @@ class Row {
       F32x8 raw[2];
       load_pair(l + x, raw[0], raw[1]);
       for (int j = 0; j < 2; ++j) {
-        const ExpParts parts = exp_parts(distance<plain>(raw[j]));
+        const ExpParts parts = exp_parts(distance<scale>(raw[j]));
         parts.r.store(r + x + 8 * j);
         parts.t.store(t + x + 8 * j);
       }
@@ -171,7 +173,7 @@ class Row {
     const T* l = data + i * block;
     const int64_t n = length_of(i), whole = n / 8 * 8;
     for (int64_t x = 0; x < whole; x += 8) {
-      exp_weighed(distance<false>(F32x8::load(l + x))).store(e + x);
+      exp_weighed(distance<any>(F32x8::load(l + x))).store(e + x);
     }
     for (int64_t x = whole; x < n; ++x) {
       e[x] = tokenburst::exp_fast((clean_logit(widen(l[x])) - most) * inv_t);

@@ -131,3 +131,27 @@ def test_every_part_of_the_key_matters_and_neighbours_do_not():
     ]
     for a, b, *rows in zip(*results, *alone, strict=True):
         assert torch.equal(a, b) and torch.equal(a, torch.cat(rows))
+
+
+def test_a_row_cut_for_threads_gives_the_same_draws():
+    # Fewer rows than threads are cut at blocks of 512; the last block here has one logit.
+    logits = torch.randn(2, 40_449, generator=torch.Generator().manual_seed(5)) * 4
+    logits[1, 512::700] = torch.nan
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        for t in (0.0, 0.7, 1.0):
+            results.append(ops.vocab_sample(logits, 9, torch.full((2,), t), rng_rows(2)))
+    torch.set_num_threads(before)
+    for whole, cut in zip(results[:3], results[3:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+
+def test_a_row_at_the_ends_of_the_floats():
+    logits = torch.linspace(-60, 0, 700).repeat(3, 1)
+    logits[0, 600], logits[1, 5] = torch.inf, torch.finfo(torch.float32).max
+    logits[2, ::3] = -torch.inf
+    got = ops.vocab_sample(logits, 2, torch.tensor([1.0, 0.5, 2.0]), rng_rows(3))
+    assert got.ids[:, 0].tolist()[:2] == [600, 5]
+    assert got.ids[:2, 1].tolist() == [-1, -1]
+    torch.testing.assert_close(got.lse[2], (logits[2] / 2).logsumexp(0))
