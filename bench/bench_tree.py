@@ -1,4 +1,4 @@
-"""Draft trees: build and greedy verification."""
+"""Draft trees: build, merge and greedy verification."""
 
 import torch
 
@@ -42,6 +42,36 @@ def build(batch, device):
         {"matmul of parent matrix (no links)": lambda: build_eager(parent)},
         check,
         moved=nbytes(parent, *ops.tree_build(parent, count)),
+    )
+
+
+def merge_eager(tokens, parent):
+    """Level by level, every node against every other."""
+    node = torch.arange(NODES, device=tokens.device).expand_as(tokens)
+    index = node
+    for _ in range(DEPTH):
+        up = node.gather(1, parent.clamp(min=0))
+        same = (up[:, :, None] == up[:, None]) & (tokens[:, :, None] == tokens[:, None])
+        same[:, 0, 1:] = same[:, 1:, 0] = False
+        node = torch.where(same, index[:, None], NODES).amin(2)
+    return torch.where(node == index, tokens, -1), node
+
+
+def merge(batch, device):
+    parent = template(batch, device)
+    tokens = torch.randint(0, 4, (batch, NODES), device=device)
+
+    def check():
+        got, (merged, node) = ops.tree_merge(tokens, parent), merge_eager(tokens, parent)
+        assert torch.equal(got.tokens, merged) and torch.equal(got.node.long(), node)
+
+    return Case(
+        "tree_merge",
+        f"B={batch} N={NODES}",
+        lambda: ops.tree_merge(tokens, parent),
+        {"all pairs by level": lambda: merge_eager(tokens, parent)},
+        check,
+        moved=nbytes(tokens, parent, *ops.tree_merge(tokens, parent)),
     )
 
 
@@ -90,6 +120,7 @@ def verify(batch, device):
 def cases(device):
     for batch in (1, 32):
         yield build(batch, device)
+        yield merge(batch, device)
         yield verify(batch, device)
 
 

@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
   m.def("attn_select_blocks(Tensor prefix_mass, Tensor generation_mass, int length, int block, float keep, *, Tensor? prompt_len=None, Tensor? kv_len=None) -> Tensor bits");
   // tree
   m.def("tree_build(Tensor parent, Tensor n_nodes) -> (Tensor depth, Tensor first_child, Tensor next_sibling, Tensor ancestors)");
+  m.def("tree_merge(Tensor tokens, Tensor parent) -> (Tensor tokens, Tensor parent, Tensor node)");
   m.def("tree_verify_greedy(Tensor tokens, Tensor argmax, Tensor parent, Tensor n_nodes, *, Tensor? eos=None) -> (Tensor path, Tensor n_accepted, Tensor next_token)");
   m.def("tree_commit_kv_(Tensor(a!)[] k_caches, Tensor(b!)[] v_caches, Tensor kv_len, Tensor path, Tensor n_accepted, *, Tensor? page_table=None) -> ()");
   m.def("tree_verify_sample(Tensor tokens, Tensor parent, Tensor n_nodes, Tensor logits, str mode, Tensor rng, *, Tensor? temperature=None, Tensor? top_k=None, Tensor? top_p=None, Tensor? min_p=None, Tensor? repetition_penalty=None, Tensor? seen=None, Tensor? draft_logits=None, Tensor? draft_temperature=None, Tensor? draft_ids=None, Tensor? draft_probs=None, Tensor? draft_row=None, Tensor? draws=None, Tensor? eos=None, float epsilon=0.09, float delta=0.3, int group_size=15, float group_delta=0.15) -> (Tensor path, Tensor n_accepted, Tensor next_token, Tensor n_nan)");

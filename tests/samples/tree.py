@@ -64,6 +64,22 @@ def build(batch, nodes, *, shape="random", ragged=False, dtype=torch.int32, stri
     return make
 
 
+def merge(batch, nodes, *, shape="random", vocab=3, none=False, dtype=torch.int64, strided=False):
+    """Few words, so that most nodes repeat others."""
+
+    def make(device):
+        g = torch.Generator().manual_seed(batch * 1000 + nodes)
+        trees = [random_tree(nodes, g, shape)[:nodes] for _ in range(batch)]
+        parent = torch.tensor(trees, dtype=torch.int32).reshape(batch, nodes)
+        tokens = torch.randint(-1 if none else 0, vocab, (batch, nodes), generator=g).to(dtype)
+        if strided:
+            tokens = tokens.t().contiguous().t()
+            parent = parent.to(torch.int64).repeat_interleave(2, dim=1)[:, ::2]
+        return (tokens.to(device), parent.to(device)), {}
+
+    return make
+
+
 def commit(
     batch,
     *,
@@ -245,6 +261,18 @@ SAMPLES = {
         Sample("exact-words-64", build(2, 64, ragged=True, dtype=torch.int64)),
         Sample("strided", build(3, 81, strided=True)),
         Sample("wide-1024", build(1, 1024), opcheck=False),
+    ],
+    "tree_merge": [
+        Sample("one-node", merge(2, 1)),
+        Sample("no-nodes", merge(2, 0)),
+        Sample("empty-batch", merge(0, 5)),
+        Sample("chain-33", merge(2, 33, shape="chain", vocab=1)),
+        Sample("star-81", merge(3, 81, shape="star", none=True)),
+        Sample("all-one-word", merge(3, 40, vocab=1)),
+        Sample("some-none", merge(7, 31, none=True)),
+        Sample("int32-strided", merge(3, 65, dtype=torch.int32, strided=True)),
+        Sample("large-ids", merge(2, 50, vocab=2**31 - 1)),
+        Sample("wide-1024", merge(1, 1024, vocab=4), opcheck=False),
     ],
     "tree_commit_kv_": [
         Sample("one-layer", commit(1, layers=1)),

@@ -12,7 +12,7 @@ WILD = (-(2**62), -(2**31), -2, 2**31, 2**32 + 1, 2**62)
 
 @pytest.fixture
 def ops():
-    names = ("tree_build", "tree_commit_kv_", "recycle_draft", "recycle_update_")
+    names = ("tree_build", "tree_merge", "tree_commit_kv_", "recycle_draft", "recycle_update_")
     with executor.running(*names, checked=True, schedule="shuffled"):
         yield tb.ops
 
@@ -37,6 +37,15 @@ def test_a_node_without_a_possible_parent_is_none(ops, wild):
     count = torch.tensor([7, 7])
     got = ops.tree_build(parent, count)
     want = ref.tree.tree_build(parent, count)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("wild", [*WILD, 1, 2, 5])
+def test_nor_is_one_where_drafts_are_merged(ops, wild):
+    parent = torch.tensor([[-1, 0, wild, 2, 0, 3, 1], [wild, 0, 0, 1, 3, 4, wild]])
+    tokens = torch.tensor([[wild, 4, 4, 4, 4, 4, wild], [1, 5, 5, wild, 2, 2, 2]])
+    got = ops.tree_merge(tokens, parent)
+    want = ref.tree.tree_merge(tokens, parent)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 

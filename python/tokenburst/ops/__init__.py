@@ -8,9 +8,11 @@ from tokenburst.ops.sparsed import BlockMass, attn_block_mass, attn_select_block
 from tokenburst.ops.tree import (
     AcceptedPath,
     BuiltTree,
+    MergedTree,
     SampledPath,
     tree_build,
     tree_commit_kv_,
+    tree_merge,
     tree_verify_greedy,
     tree_verify_sample,
 )
@@ -29,6 +31,7 @@ __all__ = [
     "Attended",
     "BlockMass",
     "BuiltTree",
+    "MergedTree",
     "NgramDraft",
     "NgramMatch",
     "Remasked",
@@ -48,6 +51,7 @@ __all__ = [
     "recycle_update_",
     "tree_build",
     "tree_commit_kv_",
+    "tree_merge",
     "tree_verify_greedy",
     "tree_verify_sample",
     "unmask_remask_",

@@ -33,6 +33,14 @@ class BuiltTree(NamedTuple):
     ancestors: Tensor  # [B, N, ceil(N / 32)] int32 bits: node itself and the nodes above it
 
 
+class MergedTree(NamedTuple):
+    """Several drafts as one tree, on the device of its inputs."""
+
+    tokens: Tensor  # [B, N] int64: as given, -1 at what is no node or repeats an earlier one
+    parent: Tensor  # [B, N] int32: among the nodes that stay; 0 at what is no node
+    node: Tensor  # [B, N] int32: the node that stands for each given one, -1 = none
+
+
 def tree_build(parent: Tensor, n_nodes: Tensor) -> BuiltTree:
     """Depths, child and sibling links and ancestor bitmasks of draft trees.
 
@@ -55,6 +63,29 @@ def tree_build(parent: Tensor, n_nodes: Tensor) -> BuiltTree:
     Source: Miao et al., SpecInfer, arXiv 2305.09781, section 4.2 (topology-aware causal mask).
     """
     return BuiltTree(*_tree_build(parent, n_nodes))
+
+
+def tree_merge(tokens: Tensor, parent: Tensor) -> MergedTree:
+    """Makes one node of all nodes that stand for the same text, so that siblings differ.
+
+    Two nodes are the same where the tokens on their ways down from the root are; the first of them
+    in node order stays, the children of the others hang on it. A negative token is no node, nor is
+    anything below it; the root always is one. Equivalent to `tokenburst.ref.tree.tree_merge`.
+
+    Args:
+        tokens: [B, N] int32 or int64, token of each node, < 0 = no node.
+        parent: [B, N] int32 or int64, topological: -1 at node 0, otherwise 0 <= parent[i] < i.
+
+    Returns:
+        `MergedTree` with tokens, parent, node [B, N].
+
+    Raises:
+        RuntimeError: wrong dtype, shape or device; more than 3072 nodes on a GPU; on the CPU also
+            parents that are not topological. On a GPU a node with an impossible parent is none.
+
+    Source: Miao et al., SpecInfer, arXiv 2305.09781, section 3 (merge of token trees).
+    """
+    return MergedTree(*_tree_merge(tokens, parent))
 
 
 def tree_verify_greedy(
@@ -242,6 +273,7 @@ def tree_commit_kv_(
 
 _tree_build = torch.ops.tokenburst.tree_build.default
 _tree_commit_kv_ = torch.ops.tokenburst.tree_commit_kv_.default
+_tree_merge = torch.ops.tokenburst.tree_merge.default
 _tree_verify_greedy = torch.ops.tokenburst.tree_verify_greedy.default
 _tree_verify_sample = torch.ops.tokenburst.tree_verify_sample.default
 
@@ -270,6 +302,13 @@ def _(parent, n_nodes):
     )
     ancestors = parent.new_empty((batch, nodes, (nodes + 31) // 32), dtype=torch.int32)
     return depth, first_child, next_sibling, ancestors
+
+
+@torch.library.register_fake("tokenburst::tree_merge")
+def _(tokens, parent):
+    merged = tokens.new_empty(tokens.shape, dtype=torch.int64)
+    up, node = (tokens.new_empty(tokens.shape, dtype=torch.int32) for _ in range(2))
+    return merged, up, node
 
 
 @torch.library.register_fake("tokenburst::tree_commit_kv_")

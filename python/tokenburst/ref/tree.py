@@ -8,7 +8,13 @@ from torch import Tensor
 
 from tokenburst.ref.verify import tree_verify_sample
 
-__all__ = ["tree_build", "tree_commit_kv_", "tree_verify_greedy", "tree_verify_sample"]
+__all__ = [
+    "tree_build",
+    "tree_commit_kv_",
+    "tree_merge",
+    "tree_verify_greedy",
+    "tree_verify_sample",
+]
 
 
 def tree_build(parent: Tensor, n_nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -37,6 +43,26 @@ def tree_build(parent: Tensor, n_nodes: Tensor) -> tuple[Tensor, Tensor, Tensor,
     ancestors = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
     device = parent.device
     return depth.to(device), first_child.to(device), next_sibling.to(device), ancestors.to(device)
+
+
+def tree_merge(tokens: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first node of each text stays; see `tokenburst.ops.tree_merge`."""
+    batch, nodes = tokens.shape
+    merged = torch.full((batch, nodes), -1, dtype=torch.int64)
+    above = torch.zeros((batch, nodes), dtype=torch.int32)
+    node = torch.full((batch, nodes), -1, dtype=torch.int32)
+    for b in range(batch):
+        text: dict[int, tuple[int, ...]] = {}  # of each node: tokens from the root down to it
+        first: dict[tuple[int, ...], int] = {}
+        for i, (up, token) in enumerate(zip(parent[b].tolist(), tokens[b].tolist(), strict=True)):
+            if i > 0 and (token < 0 or not 0 <= up < i or up not in text):
+                continue
+            text[i] = (*text[up], token) if i > 0 else ()
+            node[b, i] = first.setdefault(text[i], i)
+            above[b, i] = node[b, up] if i > 0 else -1
+            if node[b, i] == i:
+                merged[b, i] = token
+    return merged.to(tokens.device), above.to(tokens.device), node.to(tokens.device)
 
 
 def tree_commit_kv_(
