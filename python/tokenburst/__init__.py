@@ -21,6 +21,7 @@ from tokenburst.decoders.draftmodel import DraftModel
 from tokenburst.decoders.dynamicshapes import Independent, StochasticBeam
 from tokenburst.decoders.dyspec import DySpec
 from tokenburst.decoders.lookup import PromptLookup
+from tokenburst.decoders.merging import Merged
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.recorder import AcceptanceRecorder
 from tokenburst.decoders.recycling import TokenRecycling
@@ -103,6 +104,7 @@ __all__ = [
     "Learned",
     "LocalLeap",
     "LowConfidence",
+    "Merged",
     "PrefixCache",
     "PromptLookup",
     "Prophet",

@@ -32,6 +32,10 @@ MAKE = {
     "dyspec-threshold": lambda: draft_model(tb.DySpec(9, depth=3, threshold=0.05)),
     "stand": lambda: tb.Stand("4x2x1", slots=4096),
     "stand-short": lambda: tb.Stand(TREE, most=2, least=1, candidates=4),
+    "merged": lambda: tb.Merged([tb.TokenRecycling("4x2x1"), tb.PromptLookup(5)]),
+    "merged-models": lambda: tb.Merged(
+        [draft_model(tb.Branching((2, 1))), tb.PromptLookup(6), draft_model(tb.Chain(3))]
+    ),
     "lookup": lambda: tb.PromptLookup(5),
     "lookup-official": lambda: tb.PromptLookup(3, "official"),
     "lookup-latest": lambda: tb.PromptLookup(7, "transformers", latest=True),

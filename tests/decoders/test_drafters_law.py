@@ -48,6 +48,9 @@ def exact(temperature):
     return chance.sum((1, 2)).exp()
 
 
+TREE = tb.TreeTemplate((-1, 0, 0, 1, 3), (0, 0, 1, 0, 0))
+
+
 def drafting(shape, **options):
     return lambda: tb.DraftModel(models()[1], shape, **options)
 
@@ -63,8 +66,20 @@ MAKE = {
     "multi-step": drafting(tb.Independent(2, 3, "rrs_wr")),
     "dyspec": drafting(tb.DySpec(5, depth=3, width=2, siblings=2)),
     "dyspec-threshold": drafting(tb.DySpec(6, depth=2, threshold=0.1)),
+    "merged": lambda: tb.Merged([drafting(tb.Branching((2, 1)))(), tb.PromptLookup(3)]),
+    "merged-models": lambda: tb.Merged(
+        [
+            drafting(tb.Chain(2))(),
+            drafting(tb.Branching((2, 2)))(),
+            tb.TokenRecycling(TREE, candidates=3),
+        ]
+    ),
+    "merged-tables": lambda: tb.Merged(
+        [tb.Stand(TREE, candidates=3), tb.Stand("chain-4", candidates=2, most=1, least=1)]
+    ),
+    "merged-walk": lambda: tb.Merged([drafting(tb.Independent(2, 2))(), tb.PromptLookup(3)]),
     "lookup": lambda: tb.PromptLookup(3),
-    "stand": lambda: tb.Stand(tb.TreeTemplate((-1, 0, 0, 1, 3), (0, 0, 1, 0, 0)), candidates=3),
+    "stand": lambda: tb.Stand(TREE, candidates=3),
 }
 
 
@@ -75,7 +90,7 @@ def test_whole_texts(name):
     decoder = tb.TreeDecoder(models()[0], drafter)
     ids = PROMPT.expand(TRIALS, -1)
     options = {"max_new_tokens": NEW, "temperature": temperature, "seed": 5}
-    if name == "stand":  # the table is learned from other rows first
+    if name in ("stand", "merged-tables"):  # the table is learned from other rows first
         decoder.generate(ids[:50], seed=1, max_new_tokens=NEW, temperature=1.0)
     new = decoder.generate(ids, **options).sequences[:, PROMPT.shape[1] :]
     text = (new * VOCAB ** torch.arange(NEW - 1, -1, -1)).sum(1)

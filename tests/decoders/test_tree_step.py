@@ -46,11 +46,20 @@ def _refuse(name):
     return refused
 
 
+def draft_model(shape):
+    return tb.DraftModel(tiny_model("llama", torch.float32), shape)
+
+
 Q = torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(1))
 DRAFTERS = {
     "plain": lambda: None,
     "recycling": lambda: tb.TokenRecycling("4x2x1"),
     "lookup": lambda: tb.PromptLookup(4),
+    "stand": lambda: tb.Stand("4x2x1", slots=512),
+    "model": lambda: draft_model(tb.Branching((2, 1))),
+    "merged": lambda: tb.Merged(
+        [draft_model(tb.Chain(2)), tb.TokenRecycling("4x2x1"), tb.PromptLookup(3)]
+    ),
     "chain": lambda: TableDrafter(Q, (1, 1, 1), "block"),
     "tree": lambda: TableDrafter(Q, (2, 2), "rrs"),
     "draws": lambda: TableDrafter(Q, (3,), "kseq", replacement=True),

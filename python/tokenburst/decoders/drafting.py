@@ -89,6 +89,16 @@ class Draft(NamedTuple):
     tree: DeviceTree
     q: DraftDistribution | None = None  # None: the guesses are no draws, q plays no part
 
+    def padded(self) -> "Draft":
+        """With as many tokens as the tree has nodes."""
+        missing, q = self.tree.nodes - self.tokens.shape[1], self.q
+        if missing == 0:
+            return self
+        if q is not None and q.row is not None and q.draws is None:  # one row per node
+            q = q._replace(row=torch.nn.functional.pad(q.row, (0, missing), value=-1))
+        tokens = torch.nn.functional.pad(self.tokens, (0, missing), value=-1)
+        return self._replace(tokens=tokens, q=q)
+
 
 @dataclass
 class DraftState:
@@ -101,6 +111,7 @@ class DraftState:
     temperature: Tensor  # [B] float32, 0 = greedy
     rng: Tensor  # [B, 3] int64: seed, name of the sequence, position of the root (length - 1)
     greedy: bool  # every temperature is 0
+    shared: int = 0  # tokens that a step may append, where not all come from this drafter's tree
 
 
 class Observation(NamedTuple):
@@ -117,6 +128,9 @@ class Observation(NamedTuple):
     next_token: Tensor  # [B] int64: the target's token after the path
 
 
+# Verifying modes that leave the target's distribution as it is, for draws that they are made for.
+LOSSLESS = ("walk", "rrs", "rrs_wr", "kseq", "block")
+
 ChooseTree = Callable[[int], TreeTemplate]
 
 
@@ -127,11 +141,19 @@ class Drafter(ABC):
         candidates: how many of the target's best tokens per node `observe` wants; 0 = none.
         verification: the verifying mode that fits its guesses, where the caller names none.
         prefill: it also wants to observe the prompt, at the cost of the output head on all rows.
+        draws: what its guesses are drawn from; None: they are no draws. Drafters that say the same
+            can be verified together.
     """
 
     candidates: int = 0
     verification: str = "walk"
     prefill: bool = False
+    draws: str | None = None
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        """Lossless modes that are exact for its guesses; guesses that are no draws suit all."""
+        return LOSSLESS if self.verification == "walk" else ("walk", self.verification)
 
     @property
     @abstractmethod

@@ -82,8 +82,9 @@ class LevelReader:
         self._used = 2
         return self._logits(hidden[:, 1:2])
 
-    def level(self, tokens: Tensor, parent_row: Tensor, depth: int) -> Tensor:
-        """Logits [B, n, V] after nodes [B, n] below rows `parent_row` [B, n], `depth` edges deep.
+    def level(self, tokens: Tensor, parent_row: Tensor, depth: int | Tensor) -> Tensor:
+        """Logits [B, n, V] after nodes [B, n] below rows `parent_row` [B, n], `depth` [B, 1]
+        edges deep.
 
         They take the next n rows. A token of -1 stands for no node; its logits mean nothing.
         """

@@ -15,6 +15,7 @@ from tokenburst.decoders.draftkv import LevelReader
 from tokenburst.decoders.drawing import Drawer
 from tokenburst.decoders.shapes import DraftShape, StaticTree
 from tokenburst.decoders.templates import TreeTemplate, template
+from tokenburst.decoders.textreader import TextReader
 from tokenburst.models.attention import twin
 
 
@@ -56,7 +57,14 @@ class DraftModel(Drafter):
         self.model = twin(model)
         self.shape = shape if isinstance(shape, DraftShape) else StaticTree(template(shape))
         self.verification = self.shape.verification
+        own = "that of the target" if temperature is None else f"{temperature:g}"
+        self.draws = f"logits at temperature {own}"
         self._law = temperature, top_k, top_p
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        """As the shape draws."""
+        return self.shape.exact_modes
 
     @property
     def most_nodes(self) -> int:
@@ -79,7 +87,8 @@ class DraftModel(Drafter):
 
     def begin(self, state: DraftState, choose_tree: ChooseTree) -> None:
         """The draft model reads the texts."""
-        self._reader = LevelReader(self.model, state, self.shape.most_rows)
+        reader = TextReader if state.shared else LevelReader
+        self._reader = reader(self.model, state, self.shape.most_rows)
         self.shape.begin(len(state.root), state.root.device)
 
     def draft(self, state: DraftState) -> Draft:

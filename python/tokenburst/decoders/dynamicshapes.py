@@ -36,6 +36,11 @@ class Independent(DraftShape):
         self.k, self.length, self.verification = k, length, verification
 
     @property
+    def exact_modes(self) -> tuple[str, ...]:
+        """Independent draws."""
+        return ("walk", "rrs_wr", "kseq")
+
+    @property
     def most_nodes(self) -> int:
         return 1 + self.k * self.length
 

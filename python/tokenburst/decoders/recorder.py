@@ -20,11 +20,15 @@ class AcceptanceRecorder(Drafter):
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
         self.candidates, self.prefill = drafter.candidates, drafter.prefill
-        self.verification = drafter.verification
+        self.verification, self.draws = drafter.verification, drafter.draws
         self.accepted: Tensor | None = None  # [N] int64: how often each node was on the path
         self.by_depth: Tensor | None = None  # [depth + 1] int64: paths that reached a depth
         self._template: TreeTemplate | None = None
         self._drafted = False
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        return self.drafter.exact_modes
 
     @property
     def most_nodes(self) -> int:

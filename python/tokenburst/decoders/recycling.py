@@ -1,5 +1,6 @@
 """Token Recycling (Luo et al., arXiv 2408.08696): draft what the target ranked high before."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,13 +32,24 @@ class TokenRecycling(Drafter):
         candidates: K, entries per row.
         prefill: also learn from the prompt's own logits, at the cost of the output head on all its
             rows.
+        groups: matrices, where texts of several kinds are decoded: `choose` says which one each
+            row of a batch reads and writes.
+
+    Raises:
+        ValueError: numbers out of range, an unknown tree.
     """
 
     def __init__(
-        self, tree: str | TreeTemplate = "auto", *, candidates: int = 8, prefill: bool = True
+        self,
+        tree: str | TreeTemplate = "auto",
+        *,
+        candidates: int = 8,
+        prefill: bool = True,
+        groups: int = 1,
     ) -> None:
-        if candidates < 1:
-            raise ValueError(f"TokenRecycling: candidates: expected >= 1, got {candidates}")
+        for name, value in (("candidates", candidates), ("groups", groups)):
+            if value < 1:
+                raise ValueError(f"TokenRecycling: {name}: expected >= 1, got {value}")
         self.tree = tree if tree == "auto" else template(tree)
         if isinstance(self.tree, TreeTemplate) and self.tree.width > candidates:
             raise ValueError(
@@ -46,7 +58,23 @@ class TokenRecycling(Drafter):
             )
         self.candidates = candidates
         self.prefill = prefill
-        self.adjacency: Tensor | None = None  # [V, K] int32, -1 = not seen yet
+        self.groups = groups
+        self.adjacency: Tensor | None = None  # [V, K] or [groups, V, K] int32, -1 = not seen yet
+        self._chosen: list[int] | None = None
+        self._group: Tensor | None = None  # [B] of the batch, where there are groups
+
+    def choose(self, groups: Sequence[int]) -> None:
+        """Matrix of each row of the batches to come, one per row; the first for all by default.
+
+        Raises:
+            ValueError: a matrix that does not exist.
+        """
+        wrong = [g for g in groups if not 0 <= g < self.groups]
+        if wrong:
+            raise ValueError(
+                f"TokenRecycling: groups: expected 0..{self.groups - 1}, got {wrong[0]}"
+            )
+        self._chosen = list(groups)
 
     @property
     def most_nodes(self) -> int:
@@ -58,22 +86,34 @@ class TokenRecycling(Drafter):
 
     def bind(self, vocab_size: int, device: torch.device) -> None:
         """Make the matrix on first use; ValueError if it belongs to another vocabulary."""
+        if self.candidates > vocab_size:
+            raise ValueError(
+                f"TokenRecycling: candidates: expected <= {vocab_size} words of the vocabulary, "
+                f"got {self.candidates}"
+            )
         if self.adjacency is None:
-            shape = (vocab_size, self.candidates)
+            shape = (self.groups, vocab_size, self.candidates)[self.groups == 1 :]
             self.adjacency = torch.full(shape, -1, dtype=torch.int32, device=device)
-        if self.adjacency.shape[0] != vocab_size:
+        if self.adjacency.shape[-2] != vocab_size:
             raise ValueError(
                 f"TokenRecycling: adjacency: expected {vocab_size} rows for this model, "
-                f"got {self.adjacency.shape[0]}"
+                f"got {self.adjacency.shape[-2]}"
             )
         self.adjacency = self.adjacency.to(device)
 
     def begin(self, state: DraftState, choose_tree: ChooseTree) -> None:
-        """Makes the tree of the batch."""
+        """Makes the tree of the batch; ValueError where its rows are not those that were chosen."""
+        batch, device = len(state.root), state.root.device
+        chosen = self._chosen or [0] * batch
+        if len(chosen) != batch:
+            raise ValueError(
+                f"TokenRecycling: groups: expected one for each of {batch} rows, got {len(chosen)}"
+            )
+        if self.groups > 1:
+            self._group = torch.tensor(chosen, dtype=torch.int32, device=device)
         shape = self.tree
         if not isinstance(shape, TreeTemplate):
             shape = choose_tree(self.candidates)
-        batch, device = len(state.root), state.root.device
         self._tree = DeviceTree.from_template(shape, batch, device)
         # Padding repeats the first candidate of the root; it counts as no node.
         rank = shape.rank + (0,) * (self._tree.nodes - shape.nodes)
@@ -82,30 +122,45 @@ class TokenRecycling(Drafter):
 
     def draft(self, state: DraftState) -> Draft:
         """The matrix read along the tree; -1 where nothing is known."""
-        tokens = ops.recycle_draft(self.adjacency, state.root, self._parent, self._rank)
+        tokens = ops.recycle_draft(
+            self.adjacency, state.root, self._parent, self._rank, group=self._group
+        )
         return Draft(tokens, self._tree)
 
     def observe(self, state: DraftState, seen: Observation) -> None:
         """Every scored node writes the row of its token."""
-        ops.recycle_update_(self.adjacency, seen.tokens, seen.ids, n_nodes=seen.count)
+        ops.recycle_update_(
+            self.adjacency, seen.tokens, seen.ids, n_nodes=seen.count, group=self._group
+        )
 
     def keep(self, rows: Tensor) -> None:
-        """The matrix is shared by all rows and stays."""
+        """The matrices stay."""
         self._tree = self._tree.keep(rows)
+        self._group = None if self._group is None else self._group[rows]
 
     def save(self, path: str | Path) -> None:
-        """Write the matrix to a safetensors file; ValueError before first use."""
+        """Write the matrices to a safetensors file; ValueError before first use."""
         if self.adjacency is None:
             raise ValueError("TokenRecycling: adjacency: expected a used matrix, got none")
         save_file({"adjacency": self.adjacency.cpu()}, path)
 
     @classmethod
     def load(cls, path: str | Path, tree: str | TreeTemplate = "auto") -> "TokenRecycling":
-        """A drafter with the matrix of `save`; ValueError if the file holds none."""
-        tensors = load_file(path)
-        adjacency = tensors.get("adjacency")
-        if adjacency is None or adjacency.dim() != 2 or adjacency.dtype != torch.int32:
-            raise ValueError(f"TokenRecycling: {path}: expected an int32 [V, K] 'adjacency'")
-        drafter = cls(tree, candidates=adjacency.shape[1])
-        drafter.adjacency = adjacency
+        """A drafter with the matrices of `save`, for a hot start.
+
+        Siblings come from different places of one row. The target's best tokens differ anyway; of
+        what a file repeats in a row, the first is kept.
+
+        Raises:
+            ValueError: the file holds no matrix.
+        """
+        adjacency = load_file(path).get("adjacency")
+        if adjacency is None or adjacency.dim() not in (2, 3) or adjacency.dtype != torch.int32:
+            raise ValueError(
+                f"TokenRecycling: {path}: expected an int32 [V, K] or [G, V, K] 'adjacency'"
+            )
+        groups = 1 if adjacency.dim() == 2 else adjacency.shape[0]
+        drafter = cls(tree, candidates=adjacency.shape[-1], groups=groups)
+        repeated = (adjacency[..., :, None] == adjacency[..., None, :]).tril(-1).any(-1)
+        drafter.adjacency = adjacency.masked_fill(repeated, -1)
         return drafter

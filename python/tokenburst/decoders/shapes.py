@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tokenburst.decoders.drafting import DeviceTree, DraftState
+from tokenburst.decoders.drafting import LOSSLESS, DeviceTree, DraftState
 from tokenburst.decoders.drawing import Drawer
 from tokenburst.decoders.templates import TreeTemplate
 
@@ -30,6 +30,11 @@ class DraftShape(ABC):
     """
 
     verification: str = "rrs"
+
+    @property
+    def exact_modes(self) -> tuple[str, ...]:
+        """Modes that are exact for its draws; a chain, one draw per node, suits all."""
+        return LOSSLESS if self.most_nodes == 1 + self.most_depth else ("walk", self.verification)
 
     @property
     @abstractmethod

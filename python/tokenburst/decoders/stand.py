@@ -45,6 +45,7 @@ class Stand(Drafter):
     """
 
     verification = "rrs"
+    draws = "tables"
 
     def __init__(
         self,
@@ -93,6 +94,11 @@ class Stand(Drafter):
 
     def bind(self, vocab_size: int, device: torch.device) -> None:
         """ValueError if the table belongs to another vocabulary."""
+        if self.candidates > vocab_size:
+            raise ValueError(
+                f"Stand: candidates: expected <= {vocab_size} words of the vocabulary, "
+                f"got {self.candidates}"
+            )
         if self.vocab_size is None:
             self.vocab_size = vocab_size
         if self.vocab_size != vocab_size or int(self.ids.max()) >= vocab_size:

@@ -93,8 +93,9 @@ class TreeDecoder:
             verify: how drawn tokens are verified: 'walk' draws the target's own token at each node,
                 which gives the text of plain sampling with this seed whatever is drafted. 'rrs',
                 'rrs_wr', 'kseq' and 'block' also leave the target's distribution as it is and
-                accept more of drafts that were drawn from a distribution. 'lossy_typical' and
-                'lossy_grouped' change it. Default: what the drafter names.
+                accept more of drafts that were drawn in the way that each is made for; others are
+                refused. 'lossy_typical' and 'lossy_grouped' change it. Default: what the drafter
+                names.
             eos_token_id: ids that end a row; default: the model's generation config.
             pad_token_id: fills ended rows; default: the model's, the first eos id, or 0.
             stop_strings: a row ends with the token that completes one of them, exactly where
@@ -136,7 +137,7 @@ class TreeDecoder:
             seed=seed,
             sequence_ids=sequence_ids,
         )
-        mode = check_mode(drafter.verification if verify is None else verify)
+        mode = check_mode(verify, drafter)
         stop = stop_criteria(stop_strings, tokenizer)
         stream = None if streamer is None else TokenStream(streamer, given)
         most = int(limit.max()) if batch else 0

@@ -67,7 +67,7 @@ class TreeRun:
         """The token after each prompt, drawn like every other: from a tree of the root alone."""
         text = self.text
         tree = root_alone(len(text.root), self.device)
-        draft = padded(Draft(text.root[:, None], tree))
+        draft = Draft(text.root[:, None], tree).padded()
         logits = self.target.logits(hidden).repeat_interleave(tree.nodes, 0)
         verdict = verify(logits, draft, tree.count, 0, text, "walk")
         text.append(verdict.next_token[:, None], verdict.n_accepted, verdict.next_token)
@@ -79,7 +79,7 @@ class TreeRun:
         """
         marks = [time.perf_counter()]
         text, cache, drafter = self.text, self.target.cache, self.drafter
-        draft = padded(drafter.draft(text))
+        draft = drafter.draft(text).padded()
         tree = draft.tree
         count = torch.where(text.active, tree.count, 0)
         marks.append(time.perf_counter())
@@ -151,15 +151,3 @@ class TreeRun:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
-
-
-def padded(draft: Draft) -> Draft:
-    """With as many tokens as the tree has nodes."""
-    missing = draft.tree.nodes - draft.tokens.shape[1]
-    if missing == 0:
-        return draft
-    q = draft.q
-    if q is not None and q.row is not None and q.draws is None:  # one row per node
-        q = q._replace(row=torch.nn.functional.pad(q.row, (0, missing), value=-1))
-    tokens = torch.nn.functional.pad(draft.tokens, (0, missing), value=-1)
-    return draft._replace(tokens=tokens, q=q)

@@ -6,18 +6,28 @@ import torch
 from torch import Tensor
 
 from tokenburst import ops
-from tokenburst.decoders.drafting import Draft, DraftDistribution
+from tokenburst.decoders.drafting import LOSSLESS, Draft, DraftDistribution, Drafter
 from tokenburst.decoders.treetext import TreeText
 
-LOSSLESS = ("walk", "rrs", "rrs_wr", "kseq", "block")
 LOSSY = ("lossy_typical", "lossy_grouped")
 
 
-def check_mode(mode: str) -> str:
-    """The mode as given; ValueError lists the modes."""
+def check_mode(mode: str | None, drafter: Drafter) -> str:
+    """The mode as given or as the drafter names it.
+
+    Raises:
+        ValueError: no such mode, or one that is lossless but not for the guesses of this drafter.
+    """
+    mode = drafter.verification if mode is None else mode
     if mode not in LOSSLESS + LOSSY:
         known = ", ".join(LOSSLESS + LOSSY)
         raise ValueError(f"generate: verify: expected one of {known}, got {mode!r}")
+    if mode in LOSSLESS and mode not in drafter.exact_modes:
+        exact = ", ".join(drafter.exact_modes)
+        raise ValueError(
+            f"generate: verify: expected one of {exact}, which are exact for what "
+            f"{type(drafter).__name__} drafts, got {mode!r}"
+        )
     return mode
 
 
