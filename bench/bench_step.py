@@ -58,6 +58,7 @@ def diffusion(rule, name, batch, dtype, device):
         moved=nbytes(logits) * BLOCK // length,
         dtype=dtype,
         prepare=prepare,
+        cold=True,
     )
 
 
@@ -110,6 +111,7 @@ def recycling(name, dtype, device, kv_len=512):
         moved=nbytes(logits),
         dtype=dtype,
         prepare=prepare,
+        cold=True,
     )
 
 

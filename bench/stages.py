@@ -19,12 +19,14 @@ class Stage(NamedTuple):
     args: tuple[str, ...] = ()
     quick_args: tuple[str, ...] = ()
     title: str = ""
+    written: str = ""  # by kind 'own', default NAME.md
 
     def limit(self, quick: bool) -> int:
         return self.quick if quick else self.seconds
 
     def result(self, out: Path) -> Path:
-        return out / (f"{self.name}.json" if self.kind == "rows" else f"{self.name}.md")
+        usual = f"{self.name}.json" if self.kind == "rows" else f"{self.name}.md"
+        return out / (self.written or usual)
 
 
 def rows(name: str, seconds: int, quick: int, row_seconds: float = 1.5) -> Stage:
@@ -32,16 +34,26 @@ def rows(name: str, seconds: int, quick: int, row_seconds: float = 1.5) -> Stage
     return Stage(name, f"bench_{name}.py", seconds, quick, row_seconds=row_seconds)
 
 
+def rules(model: str, givens: int) -> Stage:
+    """Every unmasking rule on puzzles of one kind."""
+    args = "--models", model, "--givens", str(givens), "--out", "{out}", "--count"
+    return Stage(
+        f"rules_{model}_{givens}", "bench_rules.py", 120, 30, CPU, "own",
+        args=(*args, "200"), quick_args=(*args, "20"), written=f"rules-{model}-{givens}.json",
+    )  # fmt: skip
+
+
 DRAFTERS = "--out", "{out}/drafters.md"
 STAGES = (
-    rows("vocab", 90, 30, 2.5),
-    rows("step", 120, 40, 2.0),
+    rows("vocab", 90, 30, 2.0),
+    rows("step", 120, 40, 1.5),
     Stage("generate", "bench_generate.py", 150, 60),
-    rows("attention", 120, 50),
+    rows("attention", 100, 50, 1.0),
     Stage("tree_cost", "tree_cost.py", 90, 40),
     rows("sparse", 150, 80, 1.0),
     rows("sparsed", 90, 40, 1.0),
-    rows("models", 210, 40, 1.0),
+    rows("compile", 150, 60, 1.5),
+    rows("models", 200, 40, 0.7),
     Stage("growth", "growth.py", 120, 40),
     rows("sampling", 60, 20),
     rows("unmask", 40, 15),
@@ -49,6 +61,11 @@ STAGES = (
     rows("recycle", 25, 10),
     rows("commit", 20, 10),
     rows("ngram", 30, 15),
+    Stage(
+        "decoder", "bench_decoder.py", 60, 30, CPU, "own",
+        args=("--out", "{out}/decoder.md"),
+        quick_args=("--out", "{out}/decoder.md", "--new-tokens", "40"),
+    ),
     Stage(
         "drafters", "bench_drafters.py", 150, 60, CPU, "own",
         args=DRAFTERS, quick_args=(*DRAFTERS, "--prompts", "2", "--rounds", "1"),
@@ -65,5 +82,12 @@ STAGES = (
         "sparse_scaling", "sparse_scaling.py", 90, 60, CPU, "table",
         args=("--threads", "2", "1", "--turns", "3"), quick_args=("--turns", "1"),
         title="attn_sparse over density and threads",
+    ),
+    rules("sudoku6", 18),
+    rules("sudoku6", 14),
+    rules("sudoku4", 0),
+    Stage(
+        "rules", "bench_rules.py", 30, 30, CPU, "own",
+        args=("--out", "{out}", "--table"), quick_args=("--out", "{out}", "--table"),
     ),
 )  # fmt: skip

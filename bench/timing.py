@@ -73,9 +73,10 @@ def captured(call: Call, prepare: Call) -> Call | None:
     try:
         with torch.cuda.stream(stream):
             prepare(), call()
+            prepare()
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")  # a failed capture could spoil the generator
-            prepare(), call()
+            call()
         torch.cuda.set_sync_debug_mode("default")
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
