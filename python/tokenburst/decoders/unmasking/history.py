@@ -124,6 +124,8 @@ class Stable:
         history: steps.
         top_k: tokens where nothing is sure and stable.
         k: ids that are compared.
+        ahead: follow the blocks to come, too, as the published code does: a position may then be
+            stable from its block's second step on. Every step reads the logits of all masks.
 
     Raises:
         ValueError: parameters out of range.
@@ -136,6 +138,7 @@ class Stable:
     history: int = 2
     top_k: int = 1
     k: int = 8
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         check_share("Stable: threshold", self.threshold)
@@ -146,7 +149,7 @@ class Stable:
 
     @property
     def needs(self) -> Needs:
-        return Needs(k=self.k)
+        return Needs(k=self.k, sequence=self.ahead)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return n_masks
@@ -157,7 +160,8 @@ class Stable:
 
 class _Steady:
     def __init__(self, policy: Stable, plan: Plan) -> None:
-        batch, _, width = plan.places.shape
+        batch, n_blocks, width = plan.places.shape
+        width *= n_blocks if policy.ahead else 1
         device, k = plan.x.device, min(policy.k, plan.vocab_size)
         self.policy = policy
         self.ids = torch.full((batch, width, k), -1, device=device)
@@ -176,15 +180,18 @@ class _Steady:
     def select(self, step: Step) -> ops.Unmasked:
         stats = step.stats
         now = (step.logits_at(self.ids) - stats.lse[..., None]).exp().nan_to_num(0.0)
-        calm = (self.moved(now) < self.policy.divergence) & (step.step > 0)[:, None]
+        policy, later = self.policy, step.step[:, None]
+        followed = (self.ids[..., 0] >= 0) & (policy.ahead | (later > 0))
+        calm = (self.moved(now) < policy.divergence) & followed
         self.streak = torch.where(calm, self.streak + 1, 0)
         self.ids = stats.ids
         self.p = (stats.values - stats.lse[..., None]).exp().nan_to_num(0.0)
-        token = stats.token.where(self.streak >= self.policy.history, -1)
-        score = {"score": stats.confidence}
-        bound = step.full(self.policy.threshold)
-        sure = step.select(token=token, threshold=bound, strict=True, **score)
-        return fallback(step, sure, top_k=torch.full_like(step.step, self.policy.top_k), **score)
+        stable = (self.streak >= policy.history) & (later >= policy.history - 1)
+        here = step.block_only()
+        order = {"score": stats.confidence}
+        bound, token = step.full(policy.threshold), stats.token.where(stable, -1)
+        sure = here.select(token=token, threshold=bound, strict=True, **order)
+        return fallback(here, sure, top_k=torch.full_like(step.step, policy.top_k), **order)
 
 
 @dataclass(frozen=True)
