@@ -3,43 +3,17 @@
 // advances by up to 128 keys at a time, which are one block or several small ones, in ascending
 // order: a row's result depends on its query, its pattern and what that selects, and on nothing
 // else.
+#include "attention/attention_cpu.h"
 #include "attention/attn_sparse.h"
 #include "common/parallel.h"
-#include "common/simd.h"
 
 namespace tokenburst::TB_ISA {
 namespace {
 
-constexpr int64_t panel = 16;  // keys, or dims of values, side by side: two registers
-constexpr int strip = 6;       // queries per pass over a panel: 6 x 2 sums fill the registers
-constexpr int64_t step = 128;  // keys per advance of the online softmax
-constexpr int at_once = 4;     // strips that use a panel while it is in the first cache
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-template <int n>
-struct Rows {
-  static constexpr int count = n;
-};
-
-template <class F>
-inline void with_rows(int64_t n, F f) {
-  switch (n) {
-    case 1:
-      return f(Rows<1>{});
-    case 2:
-      return f(Rows<2>{});
-    case 3:
-      return f(Rows<3>{});
-    case 4:
-      return f(Rows<4>{});
-    case 5:
-      return f(Rows<5>{});
-    default:
-      return f(Rows<6>{});
-  }
-}
+constexpr int64_t panel = 16;   // keys, or dims of values, side by side: two registers
+constexpr int64_t step = 128;   // keys per advance of the online softmax
+constexpr int64_t ahead = 512;  // floats: packed memory is asked for 2 KB before it is used
+constexpr int at_once = 4;      // strips that use a panel while it is in the first cache
 
 // Seven and eight rows are two strips of about four, so that no strip is much too thin.
 inline int64_t strip_of(int64_t rows) { return rows == 7 || rows == 8 ? 4 : least(rows, strip); }
@@ -47,21 +21,9 @@ inline int64_t strip_of(int64_t rows) { return rows == 7 || rows == 8 ? 4 : leas
 // [count / 16][dim][16] of keys, zero from key `count` on.
 template <class T>
 void pack_keys(const T* keys, int64_t stride, int64_t count, int64_t dim, float* packed) {
-  for (int64_t key = 0; key < count; key += 8) {
-    float* to = packed + key / panel * panel * dim + key % panel;
-    for (int64_t d = 0; d < dim; d += 8) {
-      F32x8 block[8];
-      for (int i = 0; i < 8; ++i) {
-        block[i] =
-            key + i < count ? F32x8::load(keys + (key + i) * stride + d) : F32x8::splat(0.0f);
-      }
-      transpose(block);
-      for (int i = 0; i < 8; ++i) block[i].store(to + (d + i) * panel);
-    }
-  }
-  if (count % panel > 0 && count % panel <= 8) {
-    float* to = packed + count / panel * panel * dim + 8;
-    for (int64_t d = 0; d < dim; ++d) F32x8::splat(0.0f).store(to + d * panel);
+  for (int64_t key = 0; key < up(count, panel); key += 8) {
+    pack_eight(keys + key * stride, stride, count - key, dim,
+               packed + key / panel * panel * dim + key % panel, panel);
   }
 }
 
@@ -88,6 +50,7 @@ void scores(const float* q, int64_t dim, const float* keys, float* s) {
   for (int r = 0; r < rows; ++r) sum[r][0] = sum[r][1] = F32x8::splat(0.0f);
   for (int64_t d = 0; d < dim; ++d) {
     const F32x8 k0 = F32x8::load(keys + d * panel), k1 = F32x8::load(keys + d * panel + 8);
+    __builtin_prefetch(keys + d * panel + ahead);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const F32x8 x = F32x8::splat(q[r * dim + d]);
@@ -125,6 +88,7 @@ void add_values(const float* weight, const float* factor, const Selected& select
     const int64_t keys = least(left, block);
     for (int64_t j = 0; j < keys; ++j) {
       const F32x8 v0 = F32x8::load(values + j * panel), v1 = F32x8::load(values + j * panel + 8);
+      __builtin_prefetch(values + j * panel + ahead);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
         const F32x8 x = F32x8::splat(weight[r * step + j]);
@@ -138,27 +102,6 @@ void add_values(const float* weight, const float* factor, const Selected& select
     sum[r][0].store(o + r * o_stride);
     sum[r][1].store(o + r * o_stride + 8);
   }
-}
-
-// One row: scores become weights relative to the new maximum; returns the factor for what was
-// gathered before. A NaN score has weight 0.
-inline float advance(float* s, int64_t keys, float* maximum, float* sum) {
-  const int64_t padded = up(keys, 8);
-  for (int64_t j = keys; j < padded; ++j) s[j] = -infinity;
-  F32x8 top = F32x8::splat(*maximum);
-  for (int64_t j = 0; j < padded; j += 8) top = max(F32x8::load(s + j), top);
-  const float higher = reduce_max(top);
-  const F32x8 base = F32x8::splat(higher);
-  F32x8 total = F32x8::splat(0.0f);
-  for (int64_t j = 0; j < padded; j += 8) {
-    const F32x8 weight = exp_fast(F32x8::load(s + j) - base);
-    weight.store(s + j);
-    total = total + weight;
-  }
-  const float factor = tokenburst::exp_fast(*maximum - higher);
-  *sum = tokenburst::fused(*sum, factor, reduce_add(total));
-  *maximum = higher;
-  return factor;
 }
 
 inline int64_t length_of(const AttnSparseParams& p, int64_t b) {
@@ -277,13 +220,11 @@ class Item {
   }
 
   void load_queries() {
-    const F32x8 scale = F32x8::splat(p_.scale), zero = F32x8::splat(0.0f);
+    const F32x8 zero = F32x8::splat(0.0f);
     const T* q = static_cast<const T*>(p_.q) + lane_.b * p_.q_stride[0] + head_ * p_.q_stride[1] +
                  first_ * p_.q_stride[2];
     for (int64_t r = 0; r < rows_; ++r) {
-      for (int64_t d = 0; d < p_.dim; d += 8) {
-        (F32x8::load(q + r * p_.q_stride[2] + d) * scale).store(w_.q + r * p_.dim + d);
-      }
+      load_scaled(q + r * p_.q_stride[2], p_.dim, p_.scale, w_.q + r * p_.dim);
       for (int64_t d = 0; d < wide_; d += 8) zero.store(w_.o + r * wide_ + d);
       w_.maximum[r] = -infinity;
       w_.sum[r] = 0.0f;
@@ -300,12 +241,12 @@ class Item {
         size[strips] = strip_of(rows_ - r);
         r += size[strips];
       }
-      attend_strips(selected, begin, r, strips, start, size);
+      attend_strips(selected, begin, strips, start, size);
     }
   }
 
-  void attend_strips(const Selected& selected, int64_t begin, int64_t end, int strips,
-                     const int64_t* start, const int64_t* size) {
+  void attend_strips(const Selected& selected, int64_t begin, int strips, const int64_t* start,
+                     const int64_t* size) {
     const int64_t block = p_.block, dim = p_.dim;
     for (int64_t key = 0; key < selected.keys; key += panel) {
       const float* keys = selected.data[key / block] + key % block * dim;
@@ -316,9 +257,13 @@ class Item {
       }
     }
     float factor[at_once * strip];
-    for (int64_t r = begin; r < end; ++r) {
-      factor[r - begin] =
-          advance(w_.s + (r - begin) * step, selected.keys, w_.maximum + r, w_.sum + r);
+    const auto all = [&](int64_t) { return Range{0, selected.keys}; };
+    for (int i = 0; i < strips; ++i) {
+      with_rows(size[i], [&](auto n) {
+        const int64_t r = start[i];
+        advance<n.count>(w_.s + (r - begin) * step, step, all, w_.maximum + r, w_.sum + r,
+                         factor + r - begin);
+      });
     }
     for (int64_t d = 0; d < dim; d += panel) {
       const int64_t offset = block * dim + d * block;
@@ -332,15 +277,10 @@ class Item {
   }
 
   void write(int64_t r) {
-    const bool sees = w_.sum[r] > 0.0f;
-    const float inverse = sees ? 1.0f / w_.sum[r] : 0.0f;
     const int64_t row = first_ + r;
     T* out = static_cast<T*>(p_.out) + ((lane_.b * p_.q_length + row) * p_.heads + head_) * p_.dim;
-    for (int64_t d = 0; d < p_.dim; ++d) {
-      narrow(sees ? w_.o[r * wide_ + d] * inverse : 0.0f, out + d);
-    }
     p_.lse[(lane_.b * p_.heads + head_) * p_.q_length + row] =
-        sees ? w_.maximum[r] + tokenburst::log_fast(w_.sum[r]) : -infinity;
+        finish(w_.o + r * wide_, p_.dim, w_.maximum[r], w_.sum[r], out);
   }
 
   const AttnSparseParams& p_;

@@ -4,194 +4,13 @@
 // a window keep their index and are left out. Where memory order is path order (prefix, chains,
 // full blocks) tiles serve strips of six queries at once; the last keys of a tree node are gathered
 // and go through the same arithmetic.
-#include "attention/attn_tree.h"
+#include "attention/attn_tree_tile_cpu.h"
 #include "common/parallel.h"
-#include "common/simd.h"
 
 namespace tokenburst::TB_ISA {
 namespace {
 
-constexpr int64_t tile = 64;       // packed keys per step of the online softmax
-constexpr int strip = 6;           // queries per pass over a tile: 6 x 2 sums fill the registers
 constexpr int64_t item_rows = 96;  // queries that share one packing of the keys
-
-template <int n>
-struct Rows {
-  static constexpr int count = n;
-  // Vectors per row, so that enough independent sums hide the latency of a fused multiply-add.
-  static constexpr int vectors = n == 1 ? 8 : n <= 3 ? 4 : 2;
-};
-
-template <class F>
-inline void with_rows(int64_t n, F f) {
-  switch (n) {
-    case 1:
-      return f(Rows<1>{});
-    case 2:
-      return f(Rows<2>{});
-    case 3:
-      return f(Rows<3>{});
-    case 4:
-      return f(Rows<4>{});
-    case 5:
-      return f(Rows<5>{});
-    default:
-      return f(Rows<6>{});
-  }
-}
-
-// Keys or values of one sequence and head. Eight rows from a multiple of eight on lie in one page.
-template <class T>
-struct Cache {
-  const T* data;
-  int64_t stride, page_stride;
-  const int32_t* table;  // null: one page holds all rows
-  int64_t page_size, pages;
-
-  Cache(const AttnTreeParams& p, const void* cache, const int64_t (&strides)[3], int64_t b,
-        int64_t kv_head)
-      : data(static_cast<const T*>(cache) + (p.page_table ? 0 : b * strides[0]) +
-             kv_head * strides[1]),
-        stride(strides[2]),
-        page_stride(strides[0]),
-        table(p.page_table ? p.page_table + b * p.table_width : nullptr),
-        page_size(p.page_size),
-        pages(p.pages) {}
-
-  // Null for a page that is gone, as those may be that a window has left behind.
-  const T* row(int64_t r) const {
-    if (table == nullptr) return data + r * stride;
-    const int64_t page = table[r / page_size];
-    if (page < 0 || page >= pages) return nullptr;
-    return data + page * page_stride + r % page_size * stride;
-  }
-  bool one_page(int64_t start, int64_t count) const {
-    return table == nullptr || start / page_size == (start + count - 1) / page_size;
-  }
-};
-
-// packed[d][key] of the rows from `start` on, zero from key `count` on, so that eight scores grow
-// in one register.
-template <class T>
-void pack_keys(const Cache<T>& cache, int64_t start, int64_t count, int64_t dim, float* packed) {
-  for (int64_t key = 0; key < tile; key += 8) {
-    const T* keys = key < count ? cache.row(start + key) : nullptr;
-    for (int64_t d = 0; d < dim; d += 8) {
-      F32x8 block[8];
-      for (int i = 0; i < 8; ++i) {
-        block[i] =
-            keys && key + i < count ? F32x8::load(keys + i * cache.stride + d) : F32x8::splat(0.0f);
-      }
-      transpose(block);
-      for (int i = 0; i < 8; ++i) block[i].store(packed + (d + i) * tile + key);
-    }
-  }
-}
-
-template <class T>
-void pack_values(const Cache<T>& cache, int64_t start, int64_t count, int64_t dim, float* packed) {
-  for (int64_t key = 0; key < count; ++key) {
-    const T* values = cache.row(start + key);
-    for (int64_t d = 0; values && d < dim; d += 8) {
-      F32x8::load(values + d).store(packed + key * dim + d);
-    }
-  }
-}
-
-// s[row][key] of the first `keys` keys of a packed tile, rounded up to whole registers.
-template <class R>
-void scores(R, const float* q, const float* packed, int64_t keys, int64_t dim, float* s,
-            int64_t s_stride) {
-  constexpr int rows = R::count, vectors = R::vectors;
-  for (int64_t key = 0; key < keys; key += 8 * vectors) {
-    F32x8 sum[rows][vectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] = F32x8::splat(0.0f);
-    }
-    for (int64_t d = 0; d < dim; ++d) {
-      F32x8 k[vectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) k[v] = F32x8::load(packed + d * tile + key + 8 * v);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        const F32x8 x = F32x8::splat(q[r * dim + d]);
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) sum[r][v] = fused(x, k[v], sum[r][v]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v].store(s + r * s_stride + key + 8 * v);
-    }
-  }
-}
-
-// One row, one tile: scores become weights relative to the new maximum; returns the factor for what
-// was gathered before. Scores outside [from, to) are not looked at. A NaN score has weight 0.
-inline float advance(float* s, int64_t from, int64_t to, float* maximum, float* sum) {
-  const int64_t first = from / 8 * 8, padded = (to + 7) / 8 * 8;
-  for (int64_t j = first; j < from; ++j) s[j] = -infinity;
-  for (int64_t j = to; j < padded; ++j) s[j] = -infinity;
-  F32x8 top = F32x8::splat(*maximum);
-  for (int64_t j = first; j < padded; j += 8) top = max(F32x8::load(s + j), top);
-  const float higher = reduce_max(top);
-  const F32x8 base = F32x8::splat(higher);
-  F32x8 total = F32x8::splat(0.0f);
-  for (int64_t j = first; j < padded; j += 8) {
-    const F32x8 weight = exp_fast(F32x8::load(s + j) - base);
-    weight.store(s + j);
-    total = total + weight;
-  }
-  const float factor = tokenburst::exp_fast(*maximum - higher);
-  *sum = tokenburst::fused(*sum, factor, reduce_add(total));
-  *maximum = higher;
-  return factor;
-}
-
-// o[row][d] = factor[row] * o[row][d] + sum over keys, in order, of weight[row][key] *
-// value(key)[d].
-template <int rows, int vectors, class ValueOf>
-void add_values(const float* weight, const float* factor, int64_t keys, ValueOf value_of,
-                int64_t dim, int64_t d, float* o) {
-  for (; d + 8 * vectors <= dim; d += 8 * vectors) {
-    F32x8 sum[rows][vectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const F32x8 x = F32x8::splat(factor[r]);
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] = F32x8::load(o + r * dim + d + 8 * v) * x;
-    }
-    for (int64_t j = 0; j < keys; ++j) {
-      const auto* value = value_of(j) + d;
-      F32x8 y[vectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) y[v] = F32x8::load(value + 8 * v);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        const F32x8 x = F32x8::splat(weight[r * tile + j]);
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) sum[r][v] = fused(x, y[v], sum[r][v]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v].store(o + r * dim + d + 8 * v);
-    }
-  }
-  if constexpr (vectors > 1) {
-    if (d < dim) {
-      add_values<rows, vectors / 2>(weight, factor, keys, value_of, dim, d, o);
-    }
-  }
-}
-
-inline int64_t clamp(int64_t x, int64_t low, int64_t high) {
-  return x < low ? low : x > high ? high : x;
-}
 
 // Memory of one thread, carved out of its scratch.
 struct Workspace {
@@ -263,14 +82,11 @@ class Item {
   int64_t head(int64_t r) const { return kv_head_ * group_ + (first_ + r) % group_; }
 
   void load_queries() {
-    const F32x8 scale = F32x8::splat(p_.scale);
     for (int64_t r = 0; r < rows_; ++r) {
       const T* q = static_cast<const T*>(p_.q) + b_ * p_.q_stride[0] + head(r) * p_.q_stride[1] +
                    node(r) * p_.q_stride[2];
-      for (int64_t d = 0; d < p_.dim; d += 8) {
-        (F32x8::load(q + d) * scale).store(w_.q + r * p_.dim + d);
-        F32x8::splat(0.0f).store(w_.o + r * p_.dim + d);
-      }
+      load_scaled(q, p_.dim, p_.scale, w_.q + r * p_.dim);
+      for (int64_t d = 0; d < p_.dim; d += 8) F32x8::splat(0.0f).store(w_.o + r * p_.dim + d);
       w_.maximum[r] = -infinity;
       w_.sum[r] = 0.0f;
       w_.begin[r] = first_position(node(r));
@@ -350,8 +166,10 @@ class Item {
     for (int i = 0; i < R::count; ++i) {
       from[i] = clamp(w_.begin[r + i] - start, 0, tile);
       to[i] = clamp(w_.end[r + i] - start, from[i], tile);
-      factor[i] = advance(w_.s + i * tile, from[i], to[i], w_.maximum + r + i, w_.sum + r + i);
     }
+    advance<R::count>(
+        w_.s, tile, [&](int i) { return Range{from[i], to[i]}; }, w_.maximum + r, w_.sum + r,
+        factor);
     const auto add_diagonal = [&](int i, int64_t begin, int64_t end) {
       if (begin >= end) return;
       const float* first = values + begin * stride;
@@ -419,7 +237,10 @@ class Item {
       if (from == keys) continue;
       const int32_t* visible = w_.visible + t;
       for (int64_t j = from; j < keys; ++j) weight[j] = s[visible[j]];
-      const float factor = advance(weight, from, keys, w_.maximum + r, w_.sum + r);
+      float factor;
+      advance<1>(
+          weight, tile, [&](int) { return Range{from, keys}; }, w_.maximum + r, w_.sum + r,
+          &factor);
       visible += from;
       add_values<1, 8>(
           weight + from, &factor, keys - from,
@@ -453,13 +274,10 @@ class Item {
   }
 
   void write(int64_t r) {
-    const bool sees = r < rows_ && w_.sum[r] > 0.0f;
-    const float inverse = sees ? 1.0f / w_.sum[r] : 0.0f;
     T* out = static_cast<T*>(p_.out) + ((b_ * p_.nodes + node(r)) * p_.heads + head(r)) * p_.dim;
-    for (int64_t d = 0; d < p_.dim; ++d)
-      narrow(sees ? w_.o[r * p_.dim + d] * inverse : 0.0f, out + d);
     p_.lse[(b_ * p_.heads + head(r)) * p_.nodes + node(r)] =
-        sees ? w_.maximum[r] + tokenburst::log_fast(w_.sum[r]) : -infinity;
+        finish(w_.o + r * p_.dim, p_.dim, r < rows_ ? w_.maximum[r] : 0.0f,
+               r < rows_ ? w_.sum[r] : 0.0f, out);
   }
 
   const AttnTreeParams& p_;

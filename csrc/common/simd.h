@@ -90,6 +90,21 @@ struct F32x8 {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void store(Half* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0));
+  }
+  void store(BFloat* p) const {  // as float_to_bfloat
+    const __m256i bits = _mm256_castps_si256(v), high = _mm256_srli_epi32(bits, 16);
+    const __m256i half =
+        _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    const __m256i picked = _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(nan));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(p),
+        _mm_packus_epi32(_mm256_castsi256_si128(picked), _mm256_extracti128_si256(picked, 1)));
+  }
 };
 // Sixteen neighbours where their order does not matter: even and odd ones of bf16.
 template <class T>
@@ -249,8 +264,9 @@ struct F32x8 {
     for (int i = 0; i < 8; ++i) r.v[i] = widen(p[i]);
     return r;
   }
-  void store(float* p) const {
-    for (int i = 0; i < 8; ++i) p[i] = v[i];
+  template <class T>
+  void store(T* p) const {
+    for (int i = 0; i < 8; ++i) narrow(v[i], p + i);
   }
 };
 template <class T>
@@ -454,23 +470,33 @@ class SmallWeightSum {
 };
 constexpr float small_weight = -11.8f;  // e^small_weight < 2^-17
 
-// ((0+4)+(2+6)) + ((1+5)+(3+7)), on every ISA.
+// ((0+4)+(2+6)) + ((1+5)+(3+7)), on every ISA; maxima in the same order.
+#ifdef __AVX2__
 inline float reduce_add(F32x8 a) {
-  float x[8];
-  a.store(x);
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+inline float reduce_max(F32x8 a) {
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+#else
+inline float reduce_add(F32x8 a) {
+  const float* x = a.v;
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
+inline float reduce_max(F32x8 a) {
+  const auto most = [](float x, float y) { return x > y ? x : y; };
+  const float* x = a.v;
+  return most(most(most(x[0], x[4]), most(x[2], x[6])), most(most(x[1], x[5]), most(x[3], x[7])));
+}
+#endif
 inline double reduce_add(F64x8 a) {
   double x[8];
   a.store(x);
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
-}
-inline float reduce_max(F32x8 a) {
-  float x[8];
-  a.store(x);
-  float m = x[0];
-  for (int i = 1; i < 8; ++i) m = x[i] > m ? x[i] : m;
-  return m;
 }
 
 }  // namespace

@@ -3,14 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch._dynamo.testing import CompileCounterWithBackend
 
-from compare import assert_same
 from samples.attention import draw
-from samples.sparse import attend, sample
-from tokenburst import _C, BlockPattern, ops, ref
+from samples.sparse import attend
+from tokenburst import _C, BlockPattern, ops
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 CPU = torch.device("cpu")
@@ -153,6 +149,19 @@ def test_bits_depend_on_no_isa_thread_count_batch_or_neighbour():
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 
 
+@pytest.mark.parametrize("dtype", [F16, BF16])
+def test_outputs_round_as_torch_does(dtype, isa):
+    """The mean of two values, for all bits that a value can have."""
+    values = (
+        torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype).view(256, 1, 1, 256)
+    )
+    v = torch.cat([values, values.flip(0).roll(1, 3)], 2)
+    q = torch.zeros(256, 1, 1, 256, dtype=dtype)
+    out = ops.attn_sparse(q, torch.zeros_like(v), v, filled(1, 1, 1, 1), 32).out
+    want = (v.float().sum(2, keepdim=True) * 0.5).to(dtype)
+    torch.testing.assert_close(out, want, rtol=0, atol=0, equal_nan=True)
+
+
 def test_queries_that_see_nothing_are_zero():
     q, k, v, pattern, _ = problem(F32, 0.5)
     bits = pattern.bits.clone()
@@ -163,52 +172,3 @@ def test_queries_that_see_nothing_are_zero():
         assert not out[b, h, rows].any() and lse[b, h, rows].isneginf().all()
     assert torch.isfinite(lse[0, 0]).all()
     assert out.transpose(1, 2).is_contiguous() and lse.is_contiguous()
-
-
-@pytest.mark.parametrize("lengths", [(64, 100, 257, 1000, 33), (1100, 2049, 1500, 1033)])
-def test_lengths_compile_at_most_twice(lengths):
-    """As long as no size becomes 1 (here the words per row do at 1024 keys), which torch fixes."""
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
-
-    @torch.compile(fullgraph=True, backend=counter)
-    def compiled(q, k, v, bits, kv_len):
-        return ops.attn_sparse(q, k, v, bits, 32, kv_len=kv_len)
-
-    for length in lengths:
-        q, k, v = (torch.randn(2, 2, length, 16) for _ in range(3))
-        bits = BlockPattern.sink_and_window(length, length, sink=4, window=40, block=32).bits
-        kv_len = torch.tensor([length, length // 2])
-        got = compiled(q, k, v, bits, kv_len)
-        want = ops.attn_sparse(q, k, v, bits, 32, kv_len=kv_len)
-        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-    assert counter.frame_count <= 2
-
-
-LENGTHS = [1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 257, 390]
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_any_shape_equals_the_reference(data):
-    kv_heads = data.draw(st.integers(1, 2))
-    dtype = data.draw(st.sampled_from([F32, F16, BF16]))
-    spec = sample(
-        "drawn",
-        data.draw(st.integers(1, 3)),
-        kv_heads * data.draw(st.sampled_from([1, 2, 4, 7])),
-        kv_heads,
-        data.draw(st.sampled_from(LENGTHS)),
-        data.draw(st.sampled_from(LENGTHS)),
-        8 * data.draw(st.integers(1, 32)),
-        data.draw(st.sampled_from([32, 64, 128])),
-        data.draw(st.sampled_from([0.0, 0.1, 0.3, 0.7, 1.0, "heads", "tail", "first", "one"])),
-        dtype=dtype,
-        tolerance=(8e-6, {F32: 8e-6, F16: 2**-10}.get(dtype, 2**-7)),
-        ragged=data.draw(st.booleans()),
-        strided=data.draw(st.booleans()),
-        shared=data.draw(st.booleans()),
-    )
-    args, kwargs = spec.make(CPU)
-    got, want = ops.attn_sparse(*args, **kwargs), ref.attention.attn_sparse(*args, **kwargs)
-    assert_same("attn_sparse", spec, got, want)
