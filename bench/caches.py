@@ -16,6 +16,7 @@ from tokenburst import (
     DiffusionDecoder,
     DualCache,
     FreeCache,
+    GreedyCache,
     LowConfidence,
     PrefixCache,
     Threshold,
@@ -25,6 +26,8 @@ from tokenburst.demo import GIVENS
 from tokenburst.zoo import sudoku
 
 CACHES = (None, PrefixCache(), DualCache(), DualCache(vicinity=16), DelayedCache(), FreeCache())
+RANDOM = LowConfidence(ranking="random")
+GREEDY = (GreedyCache(), GreedyCache(refresh=8))
 PROMPT, GEN, BLOCK, VOCAB = 256, 128, 32, 32000
 
 
@@ -61,11 +64,16 @@ def speed() -> None:
     print("| cache | forwards | seconds | forwards/s | tokens/s | model's share | ours |")
     print("|---|---|---|---|---|---|---|")
     ids = torch.randint(0, VOCAB - 1, (1, PROMPT))
-    for causal, caches in ((False, CACHES), (True, (None, BlockCausalCache()))):
+    for causal, caches in (
+        (False, (*CACHES, GreedyCache(refresh=8))),
+        (True, (None, BlockCausalCache())),
+    ):
         model, clock = random_model(causal), Clock()
         clock.watch(model.model, model.lm_head)
         for cache in caches:
-            decoder = DiffusionDecoder(model, LowConfidence(tokens_per_step=4), cache=cache)
+            order = "random" if isinstance(cache, GreedyCache) else "confidence"
+            policy = LowConfidence(ranking=order, tokens_per_step=4)
+            decoder = DiffusionDecoder(model, policy, cache=cache)
             decoder.generate(ids, gen_length=BLOCK, block_length=BLOCK)
             best = None
             for _ in range(2):
@@ -93,9 +101,14 @@ def solve(name: str, count: int) -> None:
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    policies = {"one by one": LowConfidence(), "threshold 0.95": Threshold(0.95)}
-    for label, policy in policies.items():
-        for cache in (*CACHES, DelayedCache(refresh=2), DelayedCache(refresh=None)):
+    caches = (*CACHES, DelayedCache(refresh=2), DelayedCache(refresh=None))
+    policies = {
+        "one by one": (LowConfidence(), caches),
+        "threshold 0.95": (Threshold(0.95), caches),
+        "one by one, random order": (RANDOM, (None, DelayedCache(), *GREEDY)),
+    }
+    for label, (policy, some) in policies.items():
+        for cache in some:
             decoder = DiffusionDecoder(model, policy, cache=cache)
             right, forwards = 0, 0
             fed.clear()

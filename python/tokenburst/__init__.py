@@ -9,6 +9,7 @@ from tokenburst.decoders.caches import (
     DelayedCache,
     DualCache,
     FreeCache,
+    GreedyCache,
     PrefixCache,
 )
 from tokenburst.decoders.diffusion import (
@@ -98,6 +99,7 @@ __all__ = [
     "Factor",
     "FirstAlone",
     "FreeCache",
+    "GreedyCache",
     "Guided",
     "Independent",
     "JointSampling",

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tokenburst.decoders.unmasking.policy import check_count
+from tokenburst.decoders.unmasking.policy import Rule, check_count
 
 __all__ = [
     "BlockCausalCache",
@@ -19,6 +19,7 @@ __all__ = [
     "DelayedCache",
     "DualCache",
     "FreeCache",
+    "GreedyCache",
     "Moment",
     "PrefixCache",
 ]
@@ -35,6 +36,8 @@ class Moment:
     step: Tensor  # [B, 1] int64, forwards already spent in the block
     first: Tensor  # [B, 1] bool: the row has had no forward yet
     masked: Tensor  # [B, L] bool: was a mask in the forward before; all True at the first
+    masks: Tensor  # [B, L] bool: is one now
+    chosen: Tensor | None = None  # [B, L] bool: will be decided by this forward, if that is known
 
 
 class CachePolicy(Protocol):
@@ -129,6 +132,59 @@ class DelayedCache:
 
 
 @dataclass(frozen=True)
+class GreedyCache:
+    """Computes next to nothing: what this step decides, what the last one did, and a few masks.
+
+    It has to be known before the forward which masks it decides, so the order must be random
+    (`LowConfidence(ranking="random")`). Everything is computed at the start of each block.
+
+    Args:
+        window: masks computed with each mask that is decided: the nearest ones, left before right.
+        refresh: compute everything in every so-manieth step of a block, too; 1 caches nothing.
+
+    Source: Ma et al., dKV-Cache, arXiv 2505.15781, section 3 (dKV-Cache-Greedy), and the published
+        code. Where a step decides several masks, the code lets each of them find masks that no
+        other one has found; here they may share.
+    """
+
+    window: int = 4
+    refresh: int | None = 2
+
+    foresees = True  # needs `Moment.chosen`
+
+    def __post_init__(self) -> None:
+        check_count("GreedyCache: window", self.window, least=0)
+        _check_refresh("GreedyCache", self.refresh)
+
+    def feed(self, moment: Moment) -> Tensor:
+        assert moment.chosen is not None  # asked for
+        fed = moment.chosen | (moment.masked & ~moment.masks)
+        if self.window:
+            fed = fed | nearest(moment.chosen, moment.masks & ~moment.chosen, self.window)
+        return fed | _whole(moment.step, 1, self.refresh)
+
+
+def nearest(of: Tensor, among: Tensor, count: int) -> Tensor:
+    """[B, L] bool: of `among` the `count` positions nearest to each one of `of`, left first.
+
+    Args:
+        of, among: [B, L] bool, disjoint.
+        count: at least 1.
+    """
+    length = of.shape[1]
+    place = torch.arange(length, device=of.device)[None, :, None]
+    order = (~among).to(torch.int8).argsort(dim=1, stable=True)
+    rank = among.cumsum(1)[..., None] + torch.arange(-count, count, device=of.device)
+    there = (rank >= 0) & (rank < among.sum(1)[:, None, None]) & of[..., None]
+    near = order.gather(1, rank.clamp(0, length - 1).flatten(1)).view_as(rank)
+    distance = (2 * (near - place).abs() + (near > place)).where(there, 2 * length)
+    best = distance.topk(count, dim=2, largest=False)
+    near = near.gather(2, best.indices).where(best.values < 2 * length, length)
+    found = torch.nn.functional.pad(torch.zeros_like(of), (0, 1))
+    return found.scatter(1, near.flatten(1), True)[:, :-1]
+
+
+@dataclass(frozen=True)
 class FreeCache:
     """Keeps what the current block has passed, as it was then, and never refreshes it.
 
@@ -165,7 +221,9 @@ class BlockCausalCache:
         return moment.place >= torch.where(moment.step == 0, moment.before, moment.begin)
 
 
-def check_cache(cache: CachePolicy | None, config: Any, causal_block: int | None) -> None:
+def check_cache(
+    cache: CachePolicy | None, config: Any, causal_block: int | None, unmasking: Any
+) -> None:
     """ValueError unless a model of this configuration can be decoded with the cache."""
     if cache is None:
         return
@@ -174,3 +232,9 @@ def check_cache(cache: CachePolicy | None, config: Any, causal_block: int | None
         raise ValueError(f"DiffusionDecoder: cache: {cache} is not for a {kind} model")
     if getattr(config, "sliding_window", None):
         raise ValueError(f"DiffusionDecoder: cache: expected None for sliding windows, got {cache}")
+    random = isinstance(unmasking, Rule) and unmasking.order == "random"
+    if isinstance(cache, GreedyCache) and not random:
+        raise ValueError(
+            "DiffusionDecoder: cache: GreedyCache has to know before a forward what it decides: "
+            f"expected an order that is random, got {unmasking}"
+        )

@@ -106,7 +106,7 @@ class DiffusionDecoder:
                 "DiffusionDecoder: unmasking: a block-causal model sees the current block alone, "
                 f"got {unmasking}, which looks at all blocks"
             )
-        check_cache(cache, config, self.causal_block)
+        check_cache(cache, config, self.causal_block, unmasking)
         self.attention = attention
         causal = self.causal_block is not None
         check_attention(attention, config, cache, causal)

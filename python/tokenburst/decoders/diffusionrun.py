@@ -21,7 +21,7 @@ from tokenburst.decoders.reading import Reader, Sampling, look_up
 from tokenburst.decoders.scoring import Scorer
 from tokenburst.decoders.sparsedrun import SparseStats
 from tokenburst.decoders.tasks import Task
-from tokenburst.decoders.unmasking import Plan, Step, Unmasking
+from tokenburst.decoders.unmasking import Plan, Rule, Step, Unmasking
 from tokenburst.models.attention import installed
 
 Callback = Callable[[int, Tensor], None]
@@ -178,6 +178,11 @@ class DiffusionRun:
         found = x.gather(1, self.position.clamp(min=0))
         self.masked = (found == task.mask_id) & (self.position >= 0)
         self.seen = self.position >= 0 if self.needs.decided else self.masked
+        chosen = None
+        if getattr(self.scorer.cache, "foresees", False):
+            assert isinstance(self.process, Rule)  # check_cache asked for it
+            chosen = self.process.foresee(self._step(stats=None, logits_at=None))
+            self.seen = self.seen & chosen
         self.scorer.plan(
             x,
             wanted=self.position.where(self.seen, -1),
@@ -185,6 +190,7 @@ class DiffusionRun:
             before=self.bounds[self.row, self.came, 0],
             step=self.step,
             active=self.active,
+            chosen=chosen,
         )
 
     def advance(self, width: int) -> Tensor:
@@ -201,19 +207,8 @@ class DiffusionRun:
         self.rng[:, :, 2], self.rng[:, :, 3] = self.step[:, None], position
         logits, unguided = self.scorer.logits(self.model, hidden)
         stats, log_odds = self.reader.read(logits, self.seen, self.rng, unguided)
-        step = Step(
-            x=x,
-            position=position,
-            masked=self.masked,
-            current=current,
-            active=active,
+        step = self._step(
             stats=stats,
-            step=self.step,
-            n_masks=self.n_masks[self.row, here],
-            block=here,
-            n_blocks=self.blocks,
-            rng=self.rng[:, 0, :3],
-            mask_id=task.mask_id,
             logits_at=look_up(logits, self.reader.shape),
             hidden=hidden if self.needs.hidden else None,
             log_odds=log_odds,
@@ -240,6 +235,23 @@ class DiffusionRun:
         if self.homes is not None:
             self.homes.settle()
         return chosen.n_committed
+
+    def _step(self, **seen: Any) -> Step:
+        """Where each row stands, with what the model says of it."""
+        return Step(
+            x=self.task.x,
+            position=self.position,
+            masked=self.masked,
+            current=self.current,
+            active=self.active,
+            step=self.step,
+            n_masks=self.n_masks[self.row, self.here],
+            block=self.here,
+            n_blocks=self.blocks,
+            rng=torch.cat([self.rng[:, 0, :2], self.step[:, None]], 1),
+            mask_id=self.task.mask_id,
+            **seen,
+        )
 
     def _next(self, done: Tensor) -> Tensor:
         """Where each row goes on: done ones at the next block that holds a mask."""

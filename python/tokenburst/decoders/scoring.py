@@ -87,6 +87,7 @@ class Scorer:
         before: Tensor,
         step: Tensor,
         active: Tensor,
+        chosen: Tensor | None = None,
     ) -> None:
         """Fix what the next forward computes.
 
@@ -97,6 +98,7 @@ class Scorer:
             before: [B] int64, first position of the block it was in before.
             step: [B] steps it has spent there.
             active: [B] bool, rows that are not done.
+            chosen: [B, W] bool, wanted positions that the next step decides; None = unknown.
         """
         source = (wanted - self.shift).clamp(min=0)
         begin, end = bounds.unsqueeze(2).unbind(1)
@@ -109,6 +111,10 @@ class Scorer:
         if self.cache is None:
             self.count, self.slot = self.visible, source
             return
+        masks = (x == self.mask_id) & (self.place < self.visible[:, None])
+        if chosen is not None:
+            ahead = torch.nn.functional.pad(torch.zeros_like(masks), (0, 1))
+            chosen = ahead.scatter(1, wanted.where(chosen, self.length), True)[:, :-1]
         moment = Moment(
             place=self.place,
             begin=begin,
@@ -117,6 +123,8 @@ class Scorer:
             step=step[:, None],
             first=self.fresh,
             masked=self.masked,
+            masks=masks,
+            chosen=chosen,
         )
         feed = self.cache.feed(moment) | self.fresh
         feed = torch.nn.functional.pad(feed, (0, 1))
@@ -126,7 +134,7 @@ class Scorer:
         self.count = feed.sum(1, dtype=torch.int32)
         rank = feed.cumsum(1) - 1
         self.slot = rank.gather(1, source).clamp(min=0)
-        self.masked = torch.where(active[:, None], x == self.mask_id, self.masked)
+        self.masked = torch.where(active[:, None], masks, self.masked)
         self.fresh = self.fresh & ~active[:, None]
 
     def width(self) -> int:

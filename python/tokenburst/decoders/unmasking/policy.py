@@ -195,6 +195,18 @@ class Rule:
     def select(self, step: Step) -> ops.Unmasked:
         return step.select(**step.score(self.order), **self.rules(step))
 
+    def foresee(self, step: Step) -> Tensor:
+        """[B, R] bool: what `select` will commit, without statistics. The order is random."""
+        token = torch.full_like(step.position, int(step.mask_id == 0))  # any but the mask
+        return ops.unmask_select_(
+            step.x.clone(),
+            step.position,
+            token,
+            step.mask_id,
+            **step.score(self.order),
+            **self.rules(step),
+        ).committed
+
     def __or__(self, other: "Rule") -> "Union":
         return Union((self, other))
 
