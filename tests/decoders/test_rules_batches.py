@@ -26,6 +26,7 @@ POLICIES = {
     "credit": u.Credit(u.Threshold(0.3)),
     "stable": u.Stable(0.2, divergence=0.5, history=1),
     "slowfast": u.SlowFast(0.2, hint=0.1),
+    "wino": u.Wino(0.1, 0.2, least=2, most=3),
     "rcr": u.RunningConfidence(6),
     "remdm-cap": u.ReMDM(6, eta=0.3),
     "remdm-rescale": u.ReMDM(6, "rescale", eta=0.5),

@@ -11,6 +11,7 @@ from tiny import VOCAB, prompts, tiny_model
 from tokenburst.decoders import unmasking as u
 from tokenburst.decoders.caches import DualCache
 from tokenburst.decoders.diffusion import DiffusionDecoder
+from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.sparsed import SparseD
 
 MASK = VOCAB - 1
@@ -116,7 +117,7 @@ def test_the_rule_equals_its_oracle(drawn, before, cap):
     ("dtype", "options"),
     [
         (torch.float32, {}),
-        (torch.float32, {"guidance": 0.7}),
+        (torch.float32, {"guidance": 0.7, "sampling": Sampling(numerics="fp64")}),
         (torch.bfloat16, {"temperature": 0.8, "seed": 4}),
     ],
     ids=str,

@@ -162,7 +162,8 @@ class Wino:
 
     @property
     def needs(self) -> Needs:
-        return Needs(decided=True, pauses=True, shadows="apart" if self.apart else "together")
+        shadows = "apart" if self.apart else "together"
+        return Needs(k=1, decided=True, pauses=True, shadows=shadows)
 
     def most_steps(self, n_masks: int, n_blocks: int) -> int:
         return n_masks
@@ -174,9 +175,8 @@ class Wino:
 class _Narrowing:
     def __init__(self, policy: Wino, plan: Plan) -> None:
         self.policy = policy
-        self.last = torch.ones_like(
-            plan.n_blocks, dtype=torch.int32
-        )  # committed in the step before
+        # Committed in the step before; before the first one nothing can be taken back.
+        self.last = torch.ones_like(plan.n_blocks, dtype=torch.int32)
 
     def select(self, step: Step) -> ops.Unmasked:
         policy, stats = self.policy, step.stats
@@ -197,7 +197,7 @@ class _Narrowing:
             known,
             step.mask_id,
             score=kept,
-            threshold=step.full(policy.threshold_back),
+            threshold=step.full(policy.threshold_back).float(),
             most=torch.where(bold, self.last - 1, 0).clamp(min=0),
         )
         self.last = done.n_committed
