@@ -2,7 +2,6 @@
 
 from tokenburst.decoders.unmasking.blockwise import Editing, llada2, sdar_dynamic
 from tokenburst.decoders.unmasking.dream import Dimple, Dream, dream_schedule
-from tokenburst.decoders.unmasking.first import FirstAlone
 from tokenburst.decoders.unmasking.history import Credit, SlowFast, Stable
 from tokenburst.decoders.unmasking.models import (
     ConfidenceFilter,
@@ -27,6 +26,7 @@ from tokenburst.decoders.unmasking.prophet import Prophet
 from tokenburst.decoders.unmasking.remask import ReMDM, RunningConfidence, SpanMasking, Wino
 from tokenburst.decoders.unmasking.schedule import Ascending, EosDamping, LowConfidence
 from tokenburst.decoders.unmasking.threshold import EntropyBudget, Factor, LocalLeap, Threshold
+from tokenburst.decoders.unmasking.variants import FirstAlone, Tempered
 
 __all__ = [
     "RANKINGS",
@@ -57,6 +57,7 @@ __all__ = [
     "SpanMasking",
     "Stable",
     "Step",
+    "Tempered",
     "Threshold",
     "Union",
     "Unmasking",

@@ -1,4 +1,4 @@
-"""The first token of each block alone, as published block caches of shifted models need it."""
+"""Rules as some published codes vary them."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,3 +56,32 @@ class FirstAlone:
             n_committed=committed,
             n_left=here.sum(1, dtype=torch.int32) - committed,
         )
+
+
+@dataclass(frozen=True)
+class Tempered(Rule):
+    """A rule on the probabilities that tokens are drawn with, after temperature, top-p and top-k.
+
+    Other rules take the model's own. At temperature 0 there is no difference.
+
+    Args:
+        rule: any rule without memory.
+
+    Source: SDAR, arXiv 2510.06303, and Fast-dLLM on Dream, the published codes.
+    """
+
+    rule: Rule
+
+    @property
+    def needs(self) -> Needs:
+        return self.rule.needs | Needs(k=0, tempered=True)
+
+    @property
+    def order(self) -> str:
+        return self.rule.order
+
+    def rules(self, step: Step) -> dict[str, Any]:
+        return self.rule.rules(step)
+
+    def most_steps(self, n_masks: int, n_blocks: int) -> int:
+        return self.rule.most_steps(n_masks, n_blocks)
