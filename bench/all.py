@@ -17,21 +17,25 @@ from pathlib import Path
 import report
 from stages import STAGES, Stage
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+def short(path: Path) -> str:
+    """As one would type it at the root of the checkout, where there is such a way."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def command(stage: Stage, out: Path, quick: bool, device: str) -> list[str]:
-    """What runs a stage."""
-    parts = [sys.executable, str(HERE / stage.file)]
+    """What runs a stage, from the root of the checkout."""
+    parts = [short(HERE / stage.file)]
     if stage.kind == "rows":
-        parts += ["--json", str(out / f"{stage.name}.json"), "--device", device]
-        parts += ["--seconds", str(0.8 * stage.limit(quick))]
+        parts += ["--json", short(stage.result(out)), "--device", device]
+        parts += ["--seconds", f"{0.8 * stage.limit(quick):g}"]
         parts += ["--quick"] * quick
-    parts += [part.format(out=out) for part in stage.quick_args if quick]
-    parts += [part.format(out=out) for part in stage.args if not quick]
-    if stage.row_seconds and not quick:
-        parts += ["--row-seconds", str(stage.row_seconds)]
-    return parts
+        if stage.row_seconds and not quick:
+            parts += ["--row-seconds", str(stage.row_seconds)]
+    return parts + [part.format(out=short(out)) for part in stage.options(quick)]
 
 
 def finished(stage: Stage, out: Path, log: dict) -> bool:
@@ -41,23 +45,32 @@ def finished(stage: Stage, out: Path, log: dict) -> bool:
 
 def run(stage: Stage, out: Path, quick: bool, device: str, left: float) -> dict:
     """Runs a stage within its limit and what is left of the whole; what came of it."""
-    limit = min(stage.limit(quick), left)
-    began = time.perf_counter()
-    with open(out / f"{stage.name}.log", "w") as log:
+    limit, began = min(stage.limit(quick), left), time.perf_counter()
+    parts = command(stage, out, quick, device)
+    said, errors = (out / "logs" / f"{stage.name}.{kind}" for kind in ("out", "err"))
+    said.parent.mkdir(exist_ok=True)
+    with said.open("w") as stdout, errors.open("w") as stderr:
         try:
-            parts = command(stage, out, quick, device)
-            print(f"{stage.name:16} ...", end="\r", flush=True)
             done = subprocess.run(
-                parts, stdout=log, stderr=subprocess.STDOUT, timeout=limit, cwd=HERE.parent
+                [sys.executable, *parts], stdout=stdout, stderr=stderr, timeout=limit, cwd=ROOT
             )
             state = "ok" if done.returncode == 0 else f"failed with status {done.returncode}"
         except subprocess.TimeoutExpired:
             state = f"cut after {limit:.0f} s"
-    text = (out / f"{stage.name}.log").read_text(errors="replace")
-    if stage.kind == "table" and state == "ok":  # what it prints is the table
-        shown = " ".join(["python", *parts[1:]]).replace(f"{HERE.parent}/", "")
-        stage.result(out).write_text(f"# {stage.title}\n\n`{shown}`\n\n{text}")
+    text = said.read_text(errors="replace")
+    if stage.kind == "table" and "failed" not in state:  # what it prints is the table
+        cut = "" if state == "ok" else f" ({state})"
+        line = f"`python {' '.join(parts)}`{cut}"
+        stage.result(out).write_text(f"# {stage.title}\n\n{line}\n\n{fenced(text)}")
+    if state == "ok":
+        said.unlink(), errors.unlink()
     return {"state": state, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def fenced(text: str) -> str:
+    """The circumstances that a bench prints first as a block of code, its tables as they are."""
+    facts, blank, rest = text.partition("\n\n")
+    return f"```\n{facts}\n```\n\n{rest}" if blank and "|" not in facts else text
 
 
 def main() -> int:
@@ -87,8 +100,10 @@ def main() -> int:
             else:
                 log[stage.name] = run(stage, out, args.quick, args.device, left)
             record.write_text(json.dumps(log, indent=1) + "\n")
-            print(f"{stage.name:16} {log[stage.name]}", flush=True)
+            print(f"{stage.name:18} {log[stage.name]}", flush=True)
     finally:
+        if (out / "logs").exists() and not any((out / "logs").iterdir()):
+            (out / "logs").rmdir()
         report.write([out], args.report)
     bad = [name for name, entry in log.items() if entry["state"] != "ok"]
     print(f"{time.perf_counter() - began:.0f} s; not complete: {', '.join(bad) or 'nothing'}")

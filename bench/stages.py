@@ -24,6 +24,9 @@ class Stage(NamedTuple):
     def limit(self, quick: bool) -> int:
         return self.quick if quick else self.seconds
 
+    def options(self, quick: bool) -> tuple[str, ...]:
+        return self.quick_args if quick else self.args
+
     def result(self, out: Path) -> Path:
         usual = f"{self.name}.json" if self.kind == "rows" else f"{self.name}.md"
         return out / (self.written or usual)
@@ -39,7 +42,7 @@ def rules(model: str, givens: int) -> Stage:
     args = "--models", model, "--givens", str(givens), "--out", "{out}", "--count"
     return Stage(
         f"rules_{model}_{givens}", "bench_rules.py", 120, 30, CPU, "own",
-        args=(*args, "200"), quick_args=(*args, "20"), written=f"rules-{model}-{givens}.json",
+        args=(*args, "200"), quick_args=(*args, "10"), written=f"rules-{model}-{givens}.json",
     )  # fmt: skip
 
 
@@ -50,7 +53,7 @@ STAGES = (
     Stage("generate", "bench_generate.py", 150, 60),
     rows("attention", 100, 50, 1.0),
     Stage("tree_cost", "tree_cost.py", 90, 40),
-    rows("sparse", 150, 80, 1.0),
+    rows("sparse", 150, 60, 1.0),
     rows("sparsed", 90, 40, 1.0),
     rows("compile", 150, 60, 1.5),
     rows("models", 200, 40, 0.7),
