@@ -73,6 +73,13 @@ def fenced(text: str) -> str:
     return f"```\n{facts}\n```\n\n{rest}" if blank and "|" not in facts else text
 
 
+def folders(out: Path) -> list[Path]:
+    """All results of this checkout, the latest first; elsewhere just these."""
+    if out.parent != HERE / "results":
+        return [out]
+    return sorted((folder for folder in out.parent.iterdir() if folder.is_dir()), reverse=True)
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -104,7 +111,7 @@ def main() -> int:
     finally:
         if (out / "logs").exists() and not any((out / "logs").iterdir()):
             (out / "logs").rmdir()
-        report.write([out], args.report)
+        report.write(folders(out), args.report)
     bad = [name for name, entry in log.items() if entry["state"] != "ok"]
     print(f"{time.perf_counter() - began:.0f} s; not complete: {', '.join(bad) or 'nothing'}")
     return int(any("failed" in log[name]["state"] for name in bad))
