@@ -135,6 +135,8 @@ def test_refuses_parameters(change, message):
         tb.SparseD(**change)
 
 
-def test_refuses_a_cache():
-    with pytest.raises(ValueError, match=r"attention: SparseD.* does not go with the cache Dual"):
-        tb.DiffusionDecoder(model_of(), cache=tb.DualCache(), attention=tb.SparseD(), mask_id=MASK)
+def test_refuses_a_block_causal_model():
+    model = model_of()
+    model.config.block_causal, model.config.block_length = True, 8
+    with pytest.raises(ValueError, match=r"SparseD.* does not go with a block-causal model: later"):
+        tb.DiffusionDecoder(model, attention=tb.SparseD(), mask_id=MASK)

@@ -14,6 +14,7 @@ from tokenburst.decoders.caches import CachePolicy, Moment
 from tokenburst.decoders.common import whole
 from tokenburst.decoders.shadows import Shadows, bitmask
 from tokenburst.decoders.sparsedrun import SparsedRun
+from tokenburst.decoders.sparserows import Fed
 from tokenburst.models.attention import TokenContext
 from tokenburst.models.cache import RowCache
 
@@ -27,7 +28,7 @@ class Scorer:
     `plan` decides on the device, `width` is what the host has to know, `forward` computes:
 
         scorer.plan(x, wanted, bounds, before, step, active)
-        width = scorer.width()                     # between steps: the only number read
+        width = scorer.width()                     # between steps: the only read
         hidden = scorer.forward(model, x, width)   # [B, W, hidden], row w predicts wanted[:, w]
 
     Args:
@@ -73,6 +74,8 @@ class Scorer:
         self.fed = self.place  # [B or 1, L] positions to compute, packed to the front
         self.count = lengths  # [B] int32, how many of them
         self.visible = lengths  # [B] int32, rows that are seen
+        # [B] int32, blocks of the pattern of `attention` that hold them; None = no matter
+        self.touched: Tensor | None = None
         self.slot = self.place  # [B, W] where the rows of the wanted positions end up
         if cache is not None:
             self.kv = RowCache(model.config, self.halves * batch, length, model.dtype, device)
@@ -127,11 +130,15 @@ class Scorer:
             chosen=chosen,
         )
         feed = self.cache.feed(moment) | self.fresh
+        if self.attention is not None:
+            feed = feed | self.attention.taking()[:, None]
         feed = torch.nn.functional.pad(feed, (0, 1))
         feed = feed.scatter(1, source.where(wanted >= 0, self.length), True)[:, :-1]
         feed = feed & (self.place < self.visible[:, None]) & active[:, None]
         self.fed = (~feed).to(torch.int8).argsort(dim=1, stable=True)
         self.count = feed.sum(1, dtype=torch.int32)
+        if self.attention is not None:
+            self.touched = self.attention.touched(feed)
         rank = feed.cumsum(1) - 1
         self.slot = rank.gather(1, source).clamp(min=0)
         self.masked = torch.where(active[:, None], masks, self.masked)
@@ -141,7 +148,10 @@ class Scorer:
         """Positions per row of the next forward; 0 where no row has anything to compute."""
         if self.cache is None and self.shadows is None:
             return self.length
-        most = int(self.count.max()) if len(self.count) else 0
+        most = 0
+        if len(self.count):
+            asked = [self.count] if self.touched is None else [self.count, self.touched]
+            most, *self.blocks = torch.stack(asked).amax(1).tolist()
         width = (
             whole(most) if self.count.device.type == "cpu" else -(-most // GPU_WIDTH) * GPU_WIDTH
         )
@@ -170,7 +180,7 @@ class Scorer:
             self.kv.place_at(fed.where(live, self.length))
             options = {"past_key_values": self.kv}
         if self.attention is not None:
-            self.attention.begin(len(x))
+            self.attention.begin(len(x), self._fed(fed, count, visible))
         hidden = model.base_model(
             input_ids=x,
             position_ids=fed,
@@ -215,6 +225,12 @@ class Scorer:
         logits = head(hidden.flatten(0, 1))
         unguided = None if self.unguided is None else head(self.unguided.flatten(0, 1))
         return logits, unguided
+
+    def _fed(self, fed: Tensor, count: Tensor, visible: Tensor) -> Fed | None:
+        """What `attention` has to know of a forward that computes some positions alone."""
+        if self.cache is None or self.attention is None:
+            return None
+        return Fed.at(fed, count, visible, self.length, self.attention.block, *self.blocks)
 
     def _ancestors(self, fed: Tensor, width: int) -> Tensor | None:
         """Who sees whom where a forward spans several blocks of a block-causal model."""

@@ -21,6 +21,9 @@ class SparseD:
     over all blocks of a generation, and T is the most that the unmasking policy may take: tell
     `steps` where it usually takes fewer. A row's pattern depends on no other row.
 
+    Beside a cache, step E computes every position, whatever the cache would have; a later step uses
+    the pattern's rows of the positions that it computes, over all keys, kept or new.
+
     Args:
         keep: share of the blocks that a row of the pattern keeps, 0 to 1.
         skip: share of the steps that come before the pattern, 0 to 1.
@@ -74,13 +77,12 @@ class SparseD:
         )
 
 
-def check_attention(attention: SparseD | None, config: Any, cache: Any, causal: bool) -> None:
+def check_attention(attention: SparseD | None, config: Any, causal: bool) -> None:
     """ValueError unless a model of this configuration can be decoded with `attention`."""
     if attention is None:
         return
     refused = {
-        f"the cache {cache}: every step has to compute every position": cache is not None,
-        "a block-causal model": causal,
+        "a block-causal model: later blocks have no queries yet when the pattern is taken": causal,
         "sliding windows": getattr(config, "sliding_window", None) is not None,
     }
     for what, present in refused.items():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenburst import ops
+from tokenburst.decoders.sparserows import Fed
 from tokenburst.patterns import unpack_bits
 
 
@@ -37,6 +38,8 @@ class SparsedRun:
         pattern_scale: str | float,
     ) -> None:
         self.prompt_len, self.turn = prompt_len, turn
+        self.turns = torch.tensor(turn, dtype=torch.int64, device=prompt_len.device)
+        self.fed: Fed | None = None
         self.block, self.keep, self.pattern_scale = block, keep, pattern_scale
         self.step, self.forwards = -1, 0
         self.bits: dict[int, Tensor] = {}  # by layer, [rows, Hq, n, ceil(n / 32)] int32
@@ -45,8 +48,26 @@ class SparsedRun:
         self.pairs: list[Tensor] = []
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
-    def begin(self, rows: int) -> None:
-        """A forward of so many rows begins; beyond B, row i stands for row i % B (guidance)."""
+    def taking(self) -> Tensor:
+        """[B] bool: rows of the batch whose pattern the next forward takes.
+
+        That takes queries of all positions, whatever a cache would have computed.
+        """
+        return self.turns == self.step + 1
+
+    def touched(self, feed: Tensor) -> Tensor:
+        """[B] int32: blocks that hold a position of feed [B, L] bool."""
+        whole = torch.nn.functional.pad(feed, (0, -feed.shape[1] % self.block))
+        return whole.unflatten(1, (-1, self.block)).any(2).sum(1, dtype=torch.int32)
+
+    def begin(self, rows: int, fed: Fed | None = None) -> None:
+        """A forward of so many rows begins; beyond B, row i stands for row i % B (guidance).
+
+        Args:
+            rows: of the forward.
+            fed: which positions it computes beside the keys of a cache; None = all, without one.
+        """
+        self.fed = fed
         copies = rows // max(1, len(self.turn))
         self.turn, self.prompt_len = self.turn * copies, self.prompt_len.repeat(copies)
         self.step += 1
@@ -74,17 +95,20 @@ class SparsedRun:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: float | None
     ) -> Tensor:
-        """[rows, Hq, L, D] attention of all L tokens, count [rows] of them real, in one layer."""
+        """[rows, Hq, W, D] attention of W tokens, count [rows] of them real, in one layer."""
+        if self.fed is not None:
+            k, v = (t[:, :, : self.fed.length] for t in (k, v))  # without the row of padding
         if self.due is None or len(self.due):
             self._take(layer, q, k, count, scale)
         if self.dense is None:
-            return _dense(q, k, v, count, scale)
+            return _dense(q, k, v, count, self.fed, scale)
         bits = self.bits[layer]
         if self.sparse is None:
-            return self._sparse(q, k, v, count, bits, scale)
+            return self._sparse(q, k, v, count, self.fed, bits, scale)
         out = torch.empty_like(q)
         for rows in (self.dense, self.sparse):
-            part = q[rows], k[rows], v[rows], count[rows]
+            fed = self.fed.of(rows) if self.fed else None
+            part = q[rows], k[rows], v[rows], count[rows], fed
             few = rows is self.sparse
             mine = self._sparse(*part, bits[rows], scale) if few else _dense(*part, scale)
             out.index_copy_(0, rows, mine)
@@ -92,14 +116,17 @@ class SparsedRun:
 
     def _take(self, layer: int, q: Tensor, k: Tensor, count: Tensor, scale: float | None) -> None:
         """The patterns of the rows whose turn it is."""
-        rows, length = len(q), q.shape[2]
+        rows, length = len(q), k.shape[2]
         prompt = self.prompt_len
+        if q.shape[2] < length:  # everything of the rows whose turn it is, which are shorter
+            q = torch.nn.functional.pad(q, (0, 0, 0, length - q.shape[2]))
         if self.due is not None:
             q, k, count, prompt = (t[self.due] for t in (q, k, count, prompt))
         if self.pattern_scale != "attention":
             llada = self.pattern_scale == "llada"
             scale = q.shape[1] ** -0.5 if llada else float(self.pattern_scale)
-        parts = {"prompt_len": prompt, "kv_len": count}
+        # A row that is done computes nothing: a pattern of nothing.
+        parts = {"prompt_len": prompt.minimum(count), "kv_len": count}
         masses = ops.attn_block_mass(q, k, self.block, scale=scale, **parts)
         bits = ops.attn_select_blocks(*masses, length, self.block, self.keep, **parts)
         self.nbytes += bits.numel() * bits.element_size()
@@ -113,9 +140,20 @@ class SparsedRun:
         self.bits[layer].index_copy_(0, self.due, bits)
 
     def _sparse(
-        self, q: Tensor, k: Tensor, v: Tensor, count: Tensor, bits: Tensor, scale: float | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        count: Tensor,
+        fed: Fed | None,
+        bits: Tensor,
+        scale: float | None,
     ) -> Tensor:
-        return ops.attn_sparse(q, k, v, bits, self.block, kv_len=count, scale=scale).out
+        if fed is None:
+            return ops.attn_sparse(q, k, v, bits, self.block, kv_len=count, scale=scale).out
+        seen = {"kv_len": fed.seen, "scale": scale}
+        out = ops.attn_sparse(fed.spread(q), k, v, fed.pattern(bits), self.block, **seen).out
+        return fed.collect(out)
 
     def stats(self) -> SparseStats:
         """Of the patterns so far; waits for the device."""
@@ -123,6 +161,8 @@ class SparsedRun:
         return SparseStats(self.nbytes, selected / max(1, pairs), self.forwards)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: float | None) -> Tensor:
-    nothing = torch.zeros_like(count)
-    return ops.attn_tree(q, k, v, nothing, n_nodes=count, causal=False, scale=scale).out
+def _dense(
+    q: Tensor, k: Tensor, v: Tensor, count: Tensor, fed: Fed | None, scale: float | None
+) -> Tensor:
+    kept = torch.zeros_like(count) if fed is None else fed.seen - count
+    return ops.attn_tree(q, k, v, kept, n_nodes=count, causal=False, scale=scale).out
