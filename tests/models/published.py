@@ -44,8 +44,9 @@ SDAR = {
     "architectures": ["SDARForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
     "auto_map": {"AutoConfig": "configuration_sdar.SDARConfig",
                  "AutoModelForCausalLM": "modeling_sdar.SDARForCausalLM"},
-    "block_size": 4, "bos_token_id": 83, "eos_token_id": 85, "head_dim": 16, "hidden_act": "silu",
-    "hidden_size": HIDDEN, "initializer_range": 0.02, "intermediate_size": MLP,
+    "block_size": 4, "bos_token_id": 83, "eos_token_id": 85, "fuse_cross_entropy": True,
+    "head_dim": 16, "hidden_act": "silu", "hidden_size": HIDDEN,
+    "initializer_range": 0.02, "intermediate_size": MLP,
     "mask_token_id": 89, "max_position_embeddings": 32768, "max_window_layers": 28,
     "model_type": "sdar", "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
     "num_key_value_heads": KV_HEADS, "pad_token_id": 83, "rms_norm_eps": 1e-06,
@@ -149,7 +150,7 @@ def llada_logits(w, ids, theta=5e5):
     )
 
 
-def qwen_logits(w, ids, mask=None):
+def qwen_logits(w, ids, mask=None, theta=1e6):
     """Qwen2 with biases (Dream) or Qwen3 with head norms (SDAR); mask [L, L] of what is seen."""
     x = w["model.embed_tokens.weight"][ids]
     for i in range(LAYERS):
@@ -161,7 +162,7 @@ def qwen_logits(w, ids, mask=None):
             y = y.unflatten(1, (heads, -1)).transpose(0, 1)
             norm = p.get(f"self_attn.{n}_norm.weight")
             made.append(y if norm is None else rms(y, norm, 1e-6))
-        x = x + attend(*made, 1e6, mask).flatten(1) @ p["self_attn.o_proj.weight"].T
+        x = x + attend(*made, theta, mask).flatten(1) @ p["self_attn.o_proj.weight"].T
         h = rms(x, p["post_attention_layernorm.weight"], 1e-6)
         gated = silu(h @ p["mlp.gate_proj.weight"].T) * (h @ p["mlp.up_proj.weight"].T)
         x = x + gated @ p["mlp.down_proj.weight"].T

@@ -28,6 +28,10 @@ def logits(model):
         return model(IDS).logits[0]
 
 
+def without(config, name):
+    return {n: v for n, v in config.items() if n != name}
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_llada(tmp_path, parts):
     weights = llada_weights()
@@ -64,6 +68,8 @@ def test_dream_is_shifted(tmp_path):
     want = qwen_logits(weights, x)[4]
     want[86] = -torch.inf
     assert int(out.sequences[0, 5]) == int(want.argmax())
+    scaled = load_diffusion(tmp_path / "m", rope_scale=5)
+    assert torch.allclose(logits(scaled), qwen_logits(weights, IDS[0], theta=5e6), atol=2e-5)
 
 
 def test_sdar_is_block_causal(tmp_path):
@@ -74,6 +80,43 @@ def test_sdar_is_block_causal(tmp_path):
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert torch.allclose(logits(model), qwen_logits(weights, IDS[0]), atol=2e-5)
     assert load_diffusion(tmp_path / "m", block_length=8).config.block_length == 8
+    ids = IDS[:, :6] % 80  # the second block begins with two tokens of the prompt
+    out = DiffusionDecoder(model, LowConfidence()).generate(ids, gen_length=2)
+    x = torch.cat([ids[0], torch.full((2,), 89)])
+    block = torch.arange(8) // 4
+    for _ in range(2):
+        p = qwen_logits(weights, x, block <= block[:, None])
+        p[:, 89] = -torch.inf
+        best, token = p.softmax(-1).max(-1)
+        at = int(best.where(x == 89, -1).argmax())
+        x[at] = token[at]
+    assert out.sequences[0].tolist() == x.tolist()
+
+
+@pytest.mark.parametrize("named", ["added_tokens_decoder", "added_tokens.json", "tokenizer.json"])
+def test_the_tokenizer_names_the_mask_where_config_json_does_not(tmp_path, named):
+    config = without(without(SDAR, "block_size"), "mask_token_id")
+    folder = write(tmp_path / "m", config, qwen_weights(16, bias=False, norm=True, tied=True))
+    tokenizer = {"mask_token": {"content": "<|MASK|>"} if named == "tokenizer.json" else "<|MASK|>"}
+    with pytest.raises(ValueError, match="a mask_token of the tokenizer or the argument"):
+        load_diffusion(folder, block_length=4)
+    if named == "added_tokens_decoder":
+        tokenizer[named] = {"88": {"content": "<|im_end|>"}, "89": {"content": "<|MASK|>"}}
+    elif named == "added_tokens.json":
+        (folder / named).write_text(json.dumps({"<|MASK|>": 89}))
+    else:
+        (folder / named).write_text(
+            json.dumps({"added_tokens": [{"id": 89, "content": "<|MASK|>"}]})
+        )
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [84, 85]}))
+    model = load_diffusion(folder, block_length=4)
+    assert (model.config.mask_token_id, model.config.block_length) == (89, 4)
+    assert model.generation_config.eos_token_id == [84, 85]
+    assert load_diffusion(folder, block_length=4, mask_id=7).config.mask_token_id == 7
+    (folder / "tokenizer_config.json").write_text('{"mask_token": "<|other|>"}')
+    with pytest.raises(ValueError, match="mask_id, got none"):
+        load_diffusion(folder, block_length=4)
 
 
 def test_a_stored_stock_model_keeps_what_the_decoder_has_to_know(tmp_path):
@@ -85,17 +128,13 @@ def test_a_stored_stock_model_keeps_what_the_decoder_has_to_know(tmp_path):
     assert torch.equal(logits(again), logits(model))
 
 
-def without(config, name):
-    return {n: v for n, v in config.items() if n != name}
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (LLADA | {"alibi": True}, "config.json: alibi: expected False, got True"),
         (LLADA | {"block_type": "sequential"}, "block_type: expected 'llama'"),
         (without(LLADA, "d_model"), "config.json: missing 'd_model'"),
-        (without(LLADA, "mask_token_id"), "expected mask_token_id in config.json or as the"),
+        (without(LLADA, "mask_token_id"), "expected mask_token_id in config.json, a mask"),
         (LLADA | {"mask_token_id": VOCAB}, f"expected a mask id below {VOCAB}, got {VOCAB}"),
         (LLADA | {"model_type": "gpt2"}, "expected model_type llada, Dream, sdar, .*got gpt2"),
         (LLADA | {"n_layers": 3}, "missing tensors: model.layers.2.input_layernorm.weight;.*more"),

@@ -32,6 +32,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return stored
 
 
+def tokenizer_mask(folder: Path) -> int | None:
+    """Id of the mask token that tokenizer_config.json names; None where none is named or found."""
+
+    def read(name: str) -> dict[str, Any]:
+        return read_json(folder / name) if (folder / name).exists() else {}
+
+    def content(token: Any) -> Any:
+        return token.get("content") if isinstance(token, dict) else token
+
+    stored = read("tokenizer_config.json")
+    mask = content(stored.get("mask_token"))
+    if not isinstance(mask, str):
+        return None
+    ids: dict[Any, Any] = {}
+    for added in read("tokenizer.json").get("added_tokens") or []:
+        ids[content(added)] = added.get("id") if isinstance(added, dict) else None
+    ids |= read("added_tokens.json")
+    for number, added in (stored.get("added_tokens_decoder") or {}).items():
+        ids[content(added)] = int(number) if str(number).isdecimal() else None
+    return ids[mask] if isinstance(ids.get(mask), int) else None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint.
 

@@ -10,7 +10,13 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from tokenburst.models.checkpoint import fill, read_json, read_weights, refusal
+from tokenburst.models.checkpoint import (
+    fill,
+    read_json,
+    read_weights,
+    refusal,
+    tokenizer_mask,
+)
 from tokenburst.models.layouts import LAYOUTS
 
 
@@ -33,7 +39,8 @@ def load_diffusion(
 
     Args:
         path: directory with config.json and safetensors weights, in one file or in parts.
-        mask_id: id of the mask token where config.json does not name it, or instead of it.
+        mask_id: id of the mask token where neither config.json nor the tokenizer names it (SDAR's
+            config.json may not), or instead of it.
         eos_token_id: ids that end a text, instead of those in the checkpoint.
         block_length: of a block-causal model where config.json does not name it, or instead of it.
         rope_scale: factor on rope_theta, for texts longer than in training (see `ntk_scale`).
@@ -81,10 +88,14 @@ def _name_ids(
 ) -> None:
     if mask_id is not None:
         config.mask_token_id = mask_id
-    mask = getattr(config, "mask_token_id", None)
+    elif getattr(config, "mask_token_id", None) is None:
+        config.mask_token_id = tokenizer_mask(path)
+    mask = config.mask_token_id
     if mask is None:
         raise refusal(
-            path, "expected mask_token_id in config.json or as the argument mask_id, got neither"
+            path,
+            "expected mask_token_id in config.json, a mask_token of the tokenizer or the argument "
+            "mask_id, got none",
         )
     if not 0 <= mask < config.vocab_size:
         raise refusal(path, f"expected a mask id below {config.vocab_size}, got {mask}")
