@@ -26,6 +26,8 @@ GIVENS = {"sudoku4": 0, "sudoku6": 14}  # 0: none to spare
 def rules(name: str, cells: int, givens: int) -> dict[str, tuple]:
     """Policies by name, with the decoding options that belong to them."""
     cool = {"temperature": 0.3, "sampling": Sampling(top_p=0.95)}
+    spare = int(zoo.prompt_ids(name)[0])  # no puzzle has an end, and none this token
+    spans = givens > 0 and (cells - givens) % 2 == 0  # as many masks in each puzzle, in pairs
     return {
         "one per step": (u.LowConfidence(), {}),
         "random order": (u.LowConfidence(ranking="random"), {}),
@@ -53,9 +55,11 @@ def rules(name: str, cells: int, givens: int) -> dict[str, tuple]:
         "EB-sampler 0.1": (u.EntropyBudget(0.1), {}),
         "EB-sampler 0.5": (u.EntropyBudget(0.5), {}),
         "Prophet, whole block": (u.Prophet(), {}),
+        "Prophet, last 4": (u.Prophet(answer=4), {}),
         "CreditDecoding": (u.Credit(u.Threshold(0.9)), {}),
         "LocalLeap": (u.LocalLeap(), {}),
         "ASS": (u.Ascending(), {}),
+        "EOSER + ASS, no ends": (u.EosDamping(u.Ascending(), (spare,), 0.01), {}),
         "SDAR dynamic": (u.sdar_dynamic(0.85), {}),
         "LLaDA2": (u.llada2(), {}),
         "LLaDA2.1, editing": (u.Editing(u.llada2(0.7)), {}),
@@ -65,6 +69,7 @@ def rules(name: str, cells: int, givens: int) -> dict[str, tuple]:
         "WINO": (u.Wino(), {}),
         "WINO, shadows apart": (u.Wino(apart=True), {}),
         "KLASS": (u.Stable(), {}),
+        **({"MAGNeT, spans of 2": (u.SpanMasking(8, span=2), {})} if spans else {}),
         "SlowFast": (u.SlowFast(), {}),
         "Learn2PD filter": (u.Learned(filters.train(name, 200, givens)), {}),
     }

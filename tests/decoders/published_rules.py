@@ -133,3 +133,32 @@ def damped(eos, least, steps, count, progress):
         return best(c, masks, n)
 
     return rule
+
+
+def dimple(tau, steps, order, eps=1e-3):
+    """Confident decoding; where nothing is sure, what Dream's schedule would commit next."""
+    times = torch.linspace(1, eps, steps + 1, dtype=torch.float64).tolist()
+
+    def rule(p, masks, j, state):
+        c = p.amax(-1)
+        sure = [i for i in masks if c[i] > tau]
+        if j == steps - 1:
+            return masks
+        if sure:
+            return sure
+        ratio = len(masks) / state.size
+        first = next((i for i, t in enumerate(times) if t < ratio), steps)
+        counts = [
+            int(len(masks) * (1 - times[i + 1] / ratio)) for i in range(max(first, j + 1), steps)
+        ]
+        n = next((n for n in counts if n >= 1), 1)
+        top = p.topk(2).values
+        score = {
+            "maskgit_plus": c,
+            "topk_margin": top[:, 0] - top[:, 1],
+            "entropy": (p * (p + 1e-10).log()).sum(-1),
+            "autoregressive": -torch.arange(len(p)),
+        }[order]
+        return best(score, masks, n)
+
+    return rule

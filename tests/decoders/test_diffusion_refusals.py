@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from test_rules_batches import POLICIES
 from transformers import LlamaForCausalLM
 
 from tiny import VOCAB, prompts, tiny_model
 from tokenburst.decoders.diffusion import DiffusionDecoder, diffusion_generate
+from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.unmasking import LowConfidence, Threshold
 from tokenburst.models.diffusion import load_diffusion
 
@@ -76,6 +78,32 @@ def test_logits_without_numbers_are_an_error_not_a_hang():
     broken.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(RuntimeError, match=r"rows \[0\]: expected logits that are numbers"):
         DiffusionDecoder(broken).generate(ids_of(3), gen_length=4)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_no_policy_loops_for_ever(name):
+    decoder = DiffusionDecoder(llama(), POLICIES[name])
+    options = {"gen_length": 6, "block_length": 3}
+    bound = 2 * POLICIES[name].most_steps(3, 2)
+    decoder.model.lm_head.weight.data[MASK] = 0
+    head = decoder.model.lm_head.forward
+
+    def longing(hidden):  # every argmax is the mask
+        logits = head(hidden)
+        logits[..., MASK] = 1e4
+        return logits
+
+    decoder.model.lm_head.forward = longing
+    out = decoder.generate(ids_of(3), **options)
+    assert not bool((out.sequences == MASK).any()) and out.stats.forwards <= bound
+    decoder.model.lm_head.forward = lambda hidden: head(hidden) * torch.nan
+    with pytest.raises(RuntimeError, match="no token could be chosen for some mask of rows"):
+        decoder.generate(ids_of(3), **options)
+    only = tuple(i for i in range(VOCAB) if i != 7)  # one id is left to propose
+    out = DiffusionDecoder(llama(), POLICIES[name]).generate(
+        ids_of(3), sampling=Sampling(suppress=only), **options
+    )
+    assert out.sequences[0, 3:].tolist() == [7] * 6
 
 
 def test_from_inside_transformers_generate():

@@ -62,6 +62,16 @@ def test_ascending_steps_with_damped_ends(name):
         assert c.ours(policy, prompt).tolist() == want.tolist()
 
 
+@pytest.mark.parametrize("order", ["maskgit_plus", "topk_margin", "entropy", "autoregressive"])
+@pytest.mark.parametrize(("name", "sure"), [("sudoku4", 0.8), ("qwen2", 0.4)])
+def test_dimple(name, sure, order):
+    c = case(name)
+    for prompt in c.prompts:
+        oracle = published.dimple(sure, 8, order)
+        want = loops.by_blocks(c.logits, prompt, GEN, GEN, oracle, mask=c.mask)
+        assert c.ours(u.Dimple(sure, 8, order), prompt).tolist() == want.tolist()
+
+
 @pytest.mark.parametrize("block", [4, 12])
 @pytest.mark.parametrize("name", ["sudoku4", "qwen2"])
 def test_prophet(name, block):
