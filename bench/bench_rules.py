@@ -66,6 +66,7 @@ def rules(name: str, cells: int, givens: int) -> dict[str, tuple]:
         "RCR, 8 steps": (u.RunningConfidence(8), {}),
         "RCR, 4 steps": (u.RunningConfidence(4), {}),
         "ReMDM, cap": (u.ReMDM(16, eta=0.02), {}),
+        "ReMDM, loop": (u.ReMDM(16, "loop", eta=0.02), {}),
         "WINO": (u.Wino(), {}),
         "WINO, shadows apart": (u.Wino(apart=True), {}),
         "KLASS": (u.Stable(), {}),

@@ -31,6 +31,7 @@ POLICIES = {
     "remdm-cap": u.ReMDM(6, eta=0.3),
     "remdm-rescale": u.ReMDM(6, "rescale", eta=0.5),
     "remdm-conf": u.ReMDM(6, "conf"),
+    "remdm-loop": u.ReMDM(6, "loop", eta=0.1),
     "spans": u.SpanMasking(4, span=3),
     "union": u.Threshold(0.3) | u.Factor(1.0) | u.LowConfidence(6),
 }
