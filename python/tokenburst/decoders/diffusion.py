@@ -109,7 +109,7 @@ class DiffusionDecoder:
         check_cache(cache, config, self.causal_block, unmasking)
         self.attention = attention
         causal = self.causal_block is not None
-        check_attention(attention, config, causal)
+        check_attention(attention, config, causal, unmasking.needs.cuts)
         check_shadows(unmasking.needs.shadows, cache, attention, self.shifted, causal)
 
     def generate(

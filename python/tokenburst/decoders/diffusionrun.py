@@ -153,8 +153,8 @@ class DiffusionRun:
             device,
             chance.guidance,
         )
-        plan = Plan(task.x, task.places, self.blocks, task.mask_id, vocab_size, model)
-        self.process = unmasking.begin(plan)
+        plan = Plan(task.x, task.places, self.blocks, task.mask_id, vocab_size, model, task.lengths)
+        self.process: Any = unmasking.begin(plan)
         self.bounds = task.bounds()
         self.came = torch.zeros_like(self.block)  # block that a row was in before its current one
         self.look()
@@ -175,6 +175,9 @@ class DiffusionRun:
             position = task.places[self.row, self.here]
             self.current = torch.ones_like(position, dtype=torch.bool)
         self.position = position.where(self.active[:, None], -1)
+        if self.needs.cuts:
+            self.scorer.cut(self.process.lengths)
+            self.position = self.position.where(position < self.process.lengths[:, None], -1)
         found = x.gather(1, self.position.clamp(min=0))
         self.masked = (found == task.mask_id) & (self.position >= 0)
         self.seen = self.position >= 0 if self.needs.decided else self.masked

@@ -68,7 +68,7 @@ class Scorer:
             shift,
             block_length,
         )
-        self.lengths, self.length = lengths, length
+        self.lengths, self.length, self.cuts = lengths, length, False
         self.place = torch.arange(length, device=device)[None]
         self.live = torch.arange(batch, device=device)  # rows that the model still runs on
         self.fed = self.place  # [B or 1, L] positions to compute, packed to the front
@@ -81,6 +81,11 @@ class Scorer:
             self.kv = RowCache(model.config, self.halves * batch, length, model.dtype, device)
             self.fresh = torch.ones(batch, 1, dtype=torch.bool, device=device)
             self.masked = torch.ones(batch, length, dtype=torch.bool, device=device)
+
+    def cut(self, lengths: Tensor) -> None:
+        """Rows end after so many positions [B] int32 from now on."""
+        self.lengths = self.visible = lengths
+        self.cuts = True
 
     def plan(
         self,
@@ -146,7 +151,7 @@ class Scorer:
 
     def width(self) -> int:
         """Positions per row of the next forward; 0 where no row has anything to compute."""
-        if self.cache is None and self.shadows is None:
+        if self.cache is None and self.shadows is None and not self.cuts:
             return self.length
         most = 0
         if len(self.count):
@@ -170,6 +175,8 @@ class Scorer:
                 for pair in ((x, unguided), (count, count), (visible, visible), (fed, fed))
             )
         options, ancestors = {}, self._ancestors(fed, width)
+        if self.cache is None and self.shadows is None:
+            x = x[:, :width]
         if self.shadows is not None:
             lengths = self.lengths[self.live].repeat(self.halves)
             x = self.shadows.tokens(x, fed, lengths)

@@ -77,12 +77,13 @@ class SparseD:
         )
 
 
-def check_attention(attention: SparseD | None, config: Any, causal: bool) -> None:
+def check_attention(attention: SparseD | None, config: Any, causal: bool, cuts: bool) -> None:
     """ValueError unless a model of this configuration can be decoded with `attention`."""
     if attention is None:
         return
     refused = {
         "a block-causal model: later blocks have no queries yet when the pattern is taken": causal,
+        "sequences that are cut": cuts,
         "sliding windows": getattr(config, "sliding_window", None) is not None,
     }
     for what, present in refused.items():

@@ -2,6 +2,7 @@
 
 from tokenburst.decoders.unmasking.blockwise import Editing, llada2, sdar_dynamic
 from tokenburst.decoders.unmasking.dream import Dimple, Dream, dream_schedule
+from tokenburst.decoders.unmasking.ending import EndOfText
 from tokenburst.decoders.unmasking.history import Credit, SlowFast, Stable
 from tokenburst.decoders.unmasking.models import (
     ConfidenceFilter,
@@ -36,6 +37,7 @@ __all__ = [
     "Dimple",
     "Dream",
     "Editing",
+    "EndOfText",
     "EntropyBudget",
     "EosDamping",
     "Factor",

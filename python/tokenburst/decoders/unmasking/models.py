@@ -205,12 +205,15 @@ class Learned:
 
 
 class _Filtered:
+    accepted: Tensor  # [B, R] bool: masks that the filter took in the last step
+
     def __init__(self, policy: Learned) -> None:
         self.policy = policy
 
     def select(self, step: Step) -> ops.Unmasked:
         confidence = torch.where(step.position >= 0, step.stats.confidence, 1.0)
         final = self.policy.filter(confidence).float()
+        self.accepted = step.masked & (final > self.policy.threshold)
         best = confidence.masked_fill(~step.masked, -1.0).argmax(1, keepdim=True)
         final = final.scatter(1, best, torch.inf)
         bound = step.full(self.policy.threshold)

@@ -45,6 +45,7 @@ class Needs:
     # With `decided`: decided positions are predicted by shadow rows, which do not see their token
     # and see each other ("together") or not ("apart").
     shadows: str = ""
+    cuts: bool = False  # the process has `lengths` [B] int32; what stands behind them is dropped
 
     def __or__(self, other: "Needs") -> "Needs":
         mine, theirs = vars(self), vars(other)
@@ -61,6 +62,7 @@ class Plan:
     mask_id: int
     vocab_size: int
     model: Any
+    lengths: Tensor | None = None  # [B] int32, tokens and masks of each row; None = all of x
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,29 @@ class Step:
             wide = {n: t for n, t in rules.items() if getattr(t, "dtype", None) == torch.float64}
             rules |= {name: value.float() for name, value in wide.items()}
         return ops.unmask_select_(self.x, mask_id=self.mask_id, **rules)
+
+    def narrow(self, index: Tensor) -> "Step":
+        """The same step with the candidates index [B, W] of each sequence alone."""
+
+        def take(held: Tensor) -> Tensor:
+            at = index if held.dim() == 2 else index[..., None].expand(-1, -1, held.shape[2])
+            return held.gather(1, at)
+
+        def logits_at(ids: Tensor) -> Tensor:
+            at = index[..., None].expand_as(ids)
+            wide = ids.new_full((*self.position.shape, ids.shape[2]), -1).scatter(1, at, ids)
+            return self.logits_at(wide).gather(1, at)
+
+        return replace(
+            self,
+            position=take(self.position),
+            masked=take(self.masked),
+            current=take(self.current),
+            stats=ops.VocabStats(*map(take, self.stats)),
+            logits_at=logits_at,
+            hidden=None if self.hidden is None else take(self.hidden),
+            log_odds=None if self.log_odds is None else take(self.log_odds),
+        )
 
     def block_only(self) -> "Step":
         """The same step with the candidates of the current block alone."""
