@@ -1,4 +1,4 @@
-"""Draft trees: build, merge and greedy verification."""
+"""Draft trees: build, merge, greedy verification, and the text."""
 
 import torch
 
@@ -117,11 +117,71 @@ def verify(batch, device):
     )
 
 
+def append_eager(text, length, root, active, rng, end, tokens, path, count, following, eos):
+    """The same state by scatters and masks."""
+    below = torch.nn.functional.pad(path[:, 1:], (0, 1), value=-1).long()
+    new = torch.where(below < 0, following[:, None], tokens.gather(1, below.clamp(min=0)))
+    column = torch.arange(NODES, device=text.device)
+    taken = torch.minimum(count, end - length)
+    place = torch.where(column < taken[:, None], length[:, None] + column, text.shape[1] - 1)
+    text.scatter_(1, place, new)
+    ends = (new[:, :, None] == eos).any(2) & (column < taken[:, None])
+    first = torch.where(ends, column, NODES).amin(1)
+    taken = torch.minimum(taken, first + 1).to(torch.int32)
+    length += taken
+    rng[:, 2] += taken
+    active &= (first == NODES) & (length < end)
+    root.copy_(torch.where(active, following, root))
+    return taken
+
+
+def append(batch, device):
+    parent = template(batch, device)
+    tokens = torch.randint(0, 50, (batch, NODES), device=device)
+    path = torch.full((batch, NODES), -1, dtype=torch.int32, device=device)
+    path[:, :4] = torch.tensor([0, 1, 9, 33], device=device)
+    count, end = (torch.full((batch,), n, dtype=torch.int32, device=device) for n in (4, 500))
+    following, eos = parent[:, 1] + 7, torch.tensor([60], device=device)
+
+    def state():
+        return [
+            torch.zeros(batch, 512, dtype=torch.int64, device=device),
+            torch.full((batch,), 100, dtype=torch.int32, device=device),
+            torch.zeros(batch, dtype=torch.int64, device=device),
+            torch.ones(batch, dtype=torch.bool, device=device),
+            torch.zeros(batch, 3, dtype=torch.int64, device=device),
+        ]
+
+    rest, now = (end, tokens, path, count, following), state()
+    fresh = state()
+
+    def prepare():
+        for mine, first in zip(now, fresh, strict=True):
+            mine.copy_(first)
+
+    def check():
+        mine, theirs = state(), state()
+        got = ops.tree_append_(*mine, *rest, eos=eos), append_eager(*theirs, *rest, eos)
+        assert torch.equal(*got) and all(map(torch.equal, mine[1:], theirs[1:]))
+        assert torch.equal(mine[0][:, :-1], theirs[0][:, :-1])
+
+    return Case(
+        "tree_append_",
+        f"B={batch} N={NODES}, 4 accepted",
+        lambda: ops.tree_append_(*now, *rest, eos=eos),
+        {"scatters and masks": lambda: append_eager(*now, *rest, eos)},
+        check,
+        moved=batch * 4 * 24 + nbytes(*now[1:]),
+        prepare=prepare,
+    )
+
+
 def cases(device):
     for batch in (1, 32):
         yield build(batch, device)
         yield merge(batch, device)
         yield verify(batch, device)
+        yield append(batch, device)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,35 @@ def merge(batch, nodes, *, shape="random", vocab=3, none=False, dtype=torch.int6
     return make
 
 
+def append(batch, nodes, *, width=30, vocab=5, eos=None, strided=False, index=torch.int32):
+    """Texts of any length up to full, paths of any length, and sequences that are done."""
+
+    def make(device):
+        g = torch.Generator().manual_seed(batch * 1000 + nodes)
+        text = torch.randint(0, vocab, (batch, width), generator=g)
+        length = torch.randint(0, width + 1, (batch,), generator=g, dtype=torch.int32)
+        end = (length + torch.randint(-1, nodes + 3, (batch,), generator=g)).to(index)
+        count = torch.randint(0, nodes + 1, (batch,), generator=g, dtype=index)
+        path = torch.full((batch, nodes), -1, dtype=index)
+        for b in range(batch):
+            n = int(count[b])
+            rest = 1 + torch.randperm(nodes - 1, generator=g)[: max(0, n - 1)]
+            path[b, :n] = torch.cat([torch.zeros(1, dtype=torch.int64), rest.sort().values])[:n]
+        tokens = torch.randint(0, vocab, (batch, nodes), generator=g)
+        if strided:
+            wide = torch.zeros(batch, width + 7, dtype=torch.int64, device=device)
+            wide[:, 3:-4] = text
+            text, tokens = wide[:, 3:-4], tokens.t().contiguous().t()
+        root, following = torch.randint(0, vocab, (2, batch), generator=g)
+        active = torch.rand(batch, generator=g) < 0.8
+        rng = torch.arange(3 * batch).view(batch, 3)
+        first = (length, root, active, rng, end, tokens, path, count, following.to(index))
+        kwargs = {} if eos is None else {"eos": torch.tensor(eos, device=device)}
+        return (_keep_strides(text, device), *(t.to(device) for t in first)), kwargs
+
+    return make
+
+
 def commit(
     batch,
     *,
@@ -261,6 +290,14 @@ SAMPLES = {
         Sample("exact-words-64", build(2, 64, ragged=True, dtype=torch.int64)),
         Sample("strided", build(3, 81, strided=True)),
         Sample("wide-1024", build(1, 1024), opcheck=False),
+    ],
+    "tree_append_": [
+        Sample("one-node", append(3, 1)),
+        Sample("empty-batch", append(0, 5)),
+        Sample("ragged", append(17, 9)),
+        Sample("eos", append(17, 9, eos=[3, 99])),
+        Sample("strided-int64", append(5, 6, strided=True, eos=[1], index=torch.int64)),
+        Sample("long-path-70", append(6, 70, width=120, vocab=90, eos=[7])),
     ],
     "tree_merge": [
         Sample("one-node", merge(2, 1)),

@@ -12,7 +12,14 @@ WILD = (-(2**62), -(2**31), -2, 2**31, 2**32 + 1, 2**62)
 
 @pytest.fixture
 def ops():
-    names = ("tree_build", "tree_merge", "tree_commit_kv_", "recycle_draft", "recycle_update_")
+    names = (
+        "tree_append_",
+        "tree_build",
+        "tree_merge",
+        "tree_commit_kv_",
+        "recycle_draft",
+        "recycle_update_",
+    )
     with executor.running(*names, checked=True, schedule="shuffled"):
         yield tb.ops
 
@@ -47,6 +54,21 @@ def test_nor_is_one_where_drafts_are_merged(ops, wild):
     got = ops.tree_merge(tokens, parent)
     want = ref.tree.tree_merge(tokens, parent)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("wild", [w for w in WILD if abs(w) < 2**31])
+def test_no_text_grows_beyond_itself(ops, wild):
+    text, whole = guarded(torch.full((2, 6), 9), 77)
+    state = [torch.tensor([wild, 2], dtype=torch.int32), torch.ones(2, dtype=torch.int64)]
+    state += [torch.ones(2, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.int64)]
+    tokens, path = torch.full((2, 4), 5), torch.tensor([[0, 1, 2, 3], [0, wild, 2, wild]])
+    taken = ops.tree_append_(
+        *(text, *state, torch.tensor([2**40, 2**40])),
+        *(tokens, path, torch.tensor([4, 2**40]), torch.tensor([6, 6])),
+    )
+    assert taken.tolist() == [0, 4] and text[0].tolist() == [9] * 6
+    assert text[1].tolist() == [9, 9, -1, 5, -1, 6]
+    assert only_inside(whole, text, 77)
 
 
 @pytest.mark.parametrize("count", [-(2**40), -1, 4, 5, 2**40])

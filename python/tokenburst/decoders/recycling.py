@@ -82,7 +82,7 @@ class TokenRecycling(Drafter):
 
     @property
     def most_depth(self) -> int:
-        return max(self.tree.depth) if isinstance(self.tree, TreeTemplate) else max(SIZES) - 1
+        return self.tree.deepest if isinstance(self.tree, TreeTemplate) else max(SIZES) - 1
 
     def bind(self, vocab_size: int, device: torch.device) -> None:
         """Make the matrix on first use; ValueError if it belongs to another vocabulary."""

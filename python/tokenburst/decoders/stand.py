@@ -90,7 +90,7 @@ class Stand(Drafter):
 
     @property
     def most_depth(self) -> int:
-        return max(self.tree.depth) if isinstance(self.tree, TreeTemplate) else 79
+        return self.tree.deepest if isinstance(self.tree, TreeTemplate) else 79
 
     def bind(self, vocab_size: int, device: torch.device) -> None:
         """ValueError if the table belongs to another vocabulary."""

@@ -77,6 +77,11 @@ class TreeTemplate:
             depth.append(depth[parent] + 1)
         return tuple(depth)
 
+    @cached_property
+    def deepest(self) -> int:
+        """Depth of the deepest node."""
+        return max(self.depth)
+
     @property
     def nodes(self) -> int:
         """Number of nodes, root included."""

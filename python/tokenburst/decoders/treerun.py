@@ -70,7 +70,7 @@ class TreeRun:
         draft = Draft(text.root[:, None], tree).padded()
         logits = self.target.logits(hidden).repeat_interleave(tree.nodes, 0)
         verdict = verify(logits, draft, tree.count, 0, text, "walk")
-        text.append(verdict.next_token[:, None], verdict.n_accepted, verdict.next_token)
+        text.append(draft.tokens, verdict.path, verdict.n_accepted, verdict.next_token)
 
     def _step(self) -> Tensor:
         """One forward: a tree below each root is drafted, scored, verified and committed.
@@ -81,7 +81,7 @@ class TreeRun:
         text, cache, drafter = self.text, self.target.cache, self.drafter
         draft = drafter.draft(text).padded()
         tree = draft.tree
-        count = torch.where(text.active, tree.count, 0)
+        count = tree.count * text.active  # where() costs twice as much
         marks.append(time.perf_counter())
 
         context = TokenContext(cache.kv_len, count, tree.ancestors)
@@ -104,12 +104,12 @@ class TreeRun:
             next_token=verdict.next_token,
         )
         drafter.observe(text, seen)
-        cache.kv_len += text.append(verdict.tokens, n_accepted, verdict.next_token)
+        cache.kv_len += text.append(draft.tokens, path, n_accepted, verdict.next_token)
         marks.append(time.perf_counter())
         for name, begin, end in zip(("draft", "forward", "verify"), marks, marks[1:], strict=False):
             self.log.add(name, end - begin)
         self.log.template = tree.template
-        deepest = drafter.most_depth if tree.template is None else max(tree.template.depth)
+        deepest = drafter.most_depth if tree.template is None else tree.template.deepest
         return path[:, : deepest + 1]
 
     def _leave(self, still: list[bool]) -> None:

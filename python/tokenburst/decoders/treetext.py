@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from transformers.generation.stopping_criteria import StopStringCriteria
 
+from tokenburst import ops
 from tokenburst.decoders.drafting import DraftState
 from tokenburst.decoders.treechance import RowChances, mark_seen_, seen_words
 
@@ -23,7 +24,7 @@ class TreeText(DraftState):
         vocab_size: of the model.
         eos: ids that end a row.
         stop: what ends a row by its text.
-        widest: most tokens that `append` is given per row.
+        widest: nodes of the widest draft that `append` is given.
     """
 
     def __init__(
@@ -66,42 +67,52 @@ class TreeText(DraftState):
             self._window = torch.arange(1 - stop.maximum_token_len, 1, device=device)
         self._column = torch.arange(max(most, widest), device=device)
 
-    def append(self, tokens: Tensor, counts: Tensor, next_token: Tensor) -> Tensor:
-        """Append the first counts[b] of tokens [B, S]; end rows at eos, a stop or their limit.
+    def append(
+        self, drafted: Tensor, path: Tensor, n_accepted: Tensor, next_token: Tensor
+    ) -> Tensor:
+        """Append the path of a verified draft [B, N]; end rows at eos, a stop or their limit.
 
-        `next_token` [B], the last of them, becomes the root of rows that go on. Returns how many
-        tokens [B] each row took.
+        `next_token` [B], the last token that is appended, becomes the root of rows that go on.
+        Returns how many tokens [B] each row took.
+        """
+        end = self.end
+        if self._stop is not None or "seen" in self.filters:
+            tokens, counts = self._decided(drafted, path, n_accepted, next_token)
+            if self._stop is not None:
+                end = torch.minimum(end, self._stop_at(self._stop, tokens, counts))
+        taken = ops.tree_append_(
+            *(self.tokens, self.length, self.root, self.active, self.rng, end),
+            *(drafted, path, n_accepted, next_token),
+            eos=self.eos,
+        )
+        if "seen" in self.filters:
+            mark_seen_(self.filters["seen"], tokens, taken)
+        return taken
+
+    def _decided(
+        self, drafted: Tensor, path: Tensor, n_accepted: Tensor, next_token: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens [B, N] of a step, and how many of them there is room for."""
+        below = torch.nn.functional.pad(path[:, 1:], (0, 1), value=-1).long()
+        tokens = drafted.gather(1, below.clamp(min=0))
+        tokens = torch.where(below < 0, next_token[:, None], tokens)
+        return tokens, torch.minimum(n_accepted, self.end - self.length)
+
+    def _stop_at(self, stop: StopStringCriteria, tokens: Tensor, counts: Tensor) -> Tensor:
+        """Length [B] int32 of the text at the first token that completes a stop string.
+
+        Writes the tokens behind the text, where they are written again.
         """
         width, spare = tokens.shape[1], self.tokens.shape[1] - 1
         column = self._column[:width]
-        counts = torch.minimum(counts, self.end - self.length)
         place = torch.where(column < counts[:, None], self.length[:, None] + column, spare)
         self.tokens.scatter_(1, place, tokens)
-        if self.eos is not None or self._stop is not None:
-            # Nothing after the first end.
-            ends = self._ends(tokens, place) & (column < counts[:, None])
-            first = torch.where(ends, column, width).amin(1)
-            counts = torch.minimum(counts, first + 1).to(torch.int32)
-            self.active &= first == width
-        if "seen" in self.filters:
-            mark_seen_(self.filters["seen"], tokens, counts)
-        self.length += counts
-        self.rng[:, 2] += counts
-        self.active &= self.length < self.end
-        self.root.copy_(torch.where(self.active, next_token, self.root))
-        return counts
-
-    def _ends(self, tokens: Tensor, place: Tensor) -> Tensor:
-        """Which of the new tokens [B, S], written to `place`, end the text."""
-        ends = torch.zeros_like(tokens, dtype=torch.bool)
-        if self.eos is not None:
-            ends = (tokens[:, :, None] == self.eos).any(2)  # isin may wait for the device
-        if self._stop is not None:
-            at = place[:, :, None] + self._window  # [B, S, W]
-            window = self.tokens.gather(1, at.clamp(min=0).flatten(1)).view_as(at)
-            window = torch.where((at >= 0) & (window >= 0), window, _NO_TOKEN)
-            ends = ends | self._stop(window.flatten(0, 1), None).view_as(ends)
-        return ends
+        at = place[:, :, None] + self._window  # [B, S, W]
+        window = self.tokens.gather(1, at.clamp(min=0).flatten(1)).view_as(at)
+        window = torch.where((at >= 0) & (window >= 0), window, _NO_TOKEN)
+        ends = stop(window.flatten(0, 1), None).view_as(tokens) & (column < counts[:, None])
+        first = torch.where(ends, column, spare).amin(1)
+        return (self.length + first + 1).to(torch.int32)
 
     def keep(self, order: Tensor, rows: int) -> None:
         """Reorders the rows so that row i was row order[i], and goes on with the first `rows`."""

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from tokenburst import ops
@@ -37,7 +36,6 @@ class Verdict(NamedTuple):
     path: Tensor  # [B, N] int32: accepted nodes from the root down, -1 after them
     n_accepted: Tensor  # [B] int32
     next_token: Tensor  # [B] int64: the target's token after the path
-    tokens: Tensor  # [B, N] int64: the text after the root, n_accepted tokens of it
     ids: Tensor  # [B, N, k] int64: the target's best tokens after each node
     values: Tensor  # [B, N, k] float32: their logits
 
@@ -57,19 +55,17 @@ def verify(
     """
     batch, nodes = draft.tokens.shape
     greedy = text.greedy and "repetition_penalty" not in text.filters and mode in LOSSLESS
-    ids = draft.tokens.new_zeros((batch, nodes, 0))
-    values = ids.float()
     if greedy or k > 0:
         stats = ops.vocab_stats(logits, max(1, k))
-        ids, values = (x.view(batch, nodes, -1) for x in (stats.ids, stats.values))
+        ids, values = stats.ids.view(batch, nodes, -1), stats.values.view(batch, nodes, -1)
+    else:
+        ids = draft.tokens.new_empty((batch, nodes, 0))
+        values = ids.float()
     if greedy:
-        target = ids[:, :, 0]
         accepted = ops.tree_verify_greedy(
-            draft.tokens, target, draft.tree.parents, count, eos=text.eos
+            draft.tokens, ids[:, :, 0], draft.tree.parents, count, eos=text.eos
         )
-        # An accepted node's target is the next node's token or, at the end, the token beyond.
-        tokens = target.gather(1, accepted.path.clamp(min=0).long())
-        return Verdict(*accepted, tokens, ids, values)
+        return Verdict(*accepted, ids, values)
 
     drafted = {} if draft.q is None or mode == "walk" else drawn_from(draft.q, mode)
     path, n_accepted, next_token, _ = ops.tree_verify_sample(
@@ -84,10 +80,7 @@ def verify(
         **text.filters,
         **drafted,
     )
-    following = torch.nn.functional.pad(path[:, 1:], (0, 1), value=-1).long()
-    tokens = draft.tokens.gather(1, following.clamp(min=0))
-    tokens = torch.where(following < 0, next_token[:, None], tokens)
-    return Verdict(path, n_accepted, next_token, tokens, ids, values)
+    return Verdict(path, n_accepted, next_token, ids, values)
 
 
 def drawn_from(q: DraftDistribution, mode: str) -> dict[str, Tensor]:

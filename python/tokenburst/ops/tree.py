@@ -232,6 +232,57 @@ def tree_verify_sample(
     )
 
 
+def tree_append_(
+    text: Tensor,
+    length: Tensor,
+    root: Tensor,
+    active: Tensor,
+    rng: Tensor,
+    end: Tensor,
+    tokens: Tensor,
+    path: Tensor,
+    n_accepted: Tensor,
+    next_token: Tensor,
+    *,
+    eos: Tensor | None = None,
+) -> Tensor:
+    """Appends what a step decided to the text of each sequence, in place, and ends sequences.
+
+    A step decides n_accepted[b] tokens: those drafted below the root on the path, then next_token.
+    As many are written from length[b] on as fit before end[b] (and into the text), none after the
+    first that is in `eos`; `length` and the last column of `rng`, a position, grow by their number.
+    A sequence whose text has ended or is full is no longer active; the others go on from
+    next_token. Equivalent to `tokenburst.ref.tree.tree_append_`.
+
+    Args:
+        text: [B, L] int64, L contiguous; changed.
+        length: [B] int32, contiguous; changed.
+        root: [B] int64, contiguous, last token of each sequence that goes on; changed.
+        active: [B] bool, contiguous; changed.
+        rng: [B, 3] int64, contiguous; changed.
+        end: [B] int32 or int64.
+        tokens: [B, N] int32 or int64, as drafted.
+        path: [B, N] int32 or int64, as the verifying ops write it.
+        n_accepted: [B] int32 or int64, 0 leaves the text as it is.
+        next_token: [B] int32 or int64.
+        eos: [E] int32 or int64, ids that end a text.
+
+    Returns:
+        [B] int32, how many tokens were appended.
+
+    Raises:
+        RuntimeError: wrong dtype, shape, strides or device; on the CPU also a length outside
+            0 .. L, n_accepted outside 0 .. N, or a path out of the tree. On a GPU nothing is
+            written from such a length, and such a path gives -1.
+
+    Source: Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv
+        2211.17192, algorithm 1 (the prefix grows by the accepted guesses and one token).
+    """
+    return _tree_append_(
+        *(text, length, root, active, rng, end, tokens, path, n_accepted, next_token), eos=eos
+    )
+
+
 def tree_commit_kv_(
     k_caches: Sequence[Tensor],
     v_caches: Sequence[Tensor],
@@ -271,6 +322,7 @@ def tree_commit_kv_(
     )
 
 
+_tree_append_ = torch.ops.tokenburst.tree_append_.default
 _tree_build = torch.ops.tokenburst.tree_build.default
 _tree_commit_kv_ = torch.ops.tokenburst.tree_commit_kv_.default
 _tree_merge = torch.ops.tokenburst.tree_merge.default
@@ -309,6 +361,11 @@ def _(tokens, parent):
     merged = tokens.new_empty(tokens.shape, dtype=torch.int64)
     up, node = (tokens.new_empty(tokens.shape, dtype=torch.int32) for _ in range(2))
     return merged, up, node
+
+
+@torch.library.register_fake("tokenburst::tree_append_")
+def _(text, length, *args, eos=None):
+    return length.new_empty(length.shape)
 
 
 @torch.library.register_fake("tokenburst::tree_commit_kv_")

@@ -9,6 +9,7 @@ from torch import Tensor
 from tokenburst.ref.verify import tree_verify_sample
 
 __all__ = [
+    "tree_append_",
     "tree_build",
     "tree_commit_kv_",
     "tree_merge",
@@ -43,6 +44,42 @@ def tree_build(parent: Tensor, n_nodes: Tensor) -> tuple[Tensor, Tensor, Tensor,
     ancestors = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
     device = parent.device
     return depth.to(device), first_child.to(device), next_sibling.to(device), ancestors.to(device)
+
+
+def tree_append_(
+    text: Tensor,
+    length: Tensor,
+    root: Tensor,
+    active: Tensor,
+    rng: Tensor,
+    end: Tensor,
+    tokens: Tensor,
+    path: Tensor,
+    n_accepted: Tensor,
+    next_token: Tensor,
+    *,
+    eos: Tensor | None = None,
+) -> Tensor:
+    """One token at a time; see `tokenburst.ops.tree_append_`."""
+    stop = set() if eos is None else set(eos.tolist())
+    taken = torch.zeros(len(length), dtype=torch.int32)
+    for b in range(len(length)):
+        nodes = path[b, 1 : int(n_accepted[b])].long()
+        decided = [*tokens[b, nodes].tolist(), int(next_token[b])][: int(n_accepted[b])]
+        last = min(int(end[b]), text.shape[1])
+        ended = False
+        for token in decided[: max(0, last - int(length[b]))]:
+            text[b, int(length[b])] = token
+            length[b] += 1
+            rng[b, 2] += 1
+            taken[b] += 1
+            ended = token in stop
+            if ended:
+                break
+        active[b] = bool(active[b]) and not ended and int(length[b]) < int(end[b])
+        if active[b]:
+            root[b] = next_token[b]
+    return taken.to(text.device)
 
 
 def tree_merge(tokens: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
