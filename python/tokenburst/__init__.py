@@ -2,6 +2,7 @@
 
 from tokenburst import ops
 from tokenburst._native import __version__, build_info
+from tokenburst.decoders.anyorder import MaskedAnyOrder
 from tokenburst.decoders.anysubset import AnyOrderModel, AnySubsetDecoder, AnySubsetOutput
 from tokenburst.decoders.caches import (
     BlockCausalCache,
@@ -23,6 +24,7 @@ from tokenburst.decoders.dynamicshapes import Independent, StochasticBeam
 from tokenburst.decoders.dyspec import DySpec
 from tokenburst.decoders.lookup import PromptLookup
 from tokenburst.decoders.merging import Merged
+from tokenburst.decoders.online import OnlineTrainer, RejectionRecorder
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.recorder import AcceptanceRecorder
 from tokenburst.decoders.recycling import TokenRecycling
@@ -109,11 +111,14 @@ __all__ = [
     "Learned",
     "LocalLeap",
     "LowConfidence",
+    "MaskedAnyOrder",
     "Merged",
+    "OnlineTrainer",
     "PrefixCache",
     "PromptLookup",
     "Prophet",
     "ReMDM",
+    "RejectionRecorder",
     "RunningConfidence",
     "Sampling",
     "SequoiaTable",

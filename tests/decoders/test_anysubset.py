@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import tokenburst as tb
+from tokenburst import zoo
+from tokenburst.zoo import sudoku
 from toys import chi2, close
 
 JOINT = torch.tensor([2.0, 1, 3, 4, 5, 1, 1, 3]).view(2, 2, 2) / 20
@@ -99,3 +101,28 @@ def test_refusals(change, message):
         tb.AnySubsetDecoder(Bits()).infill(args.pop("tokens"), args.pop("given"), **args)
     with pytest.raises(ValueError, match="k: expected >= 1"):
         tb.AnySubsetDecoder(Bits(), 0)
+
+
+def test_a_masked_diffusion_model_is_an_any_order_model():
+    puzzles, _ = sudoku.puzzles(4, 12, seed=5, split="test")
+    model, prompt = zoo.load("sudoku4"), zoo.prompt_ids("sudoku4")
+    ids = torch.cat([prompt.expand(len(puzzles), -1), puzzles], 1)
+    any_order, given = tb.MaskedAnyOrder(model), ids != model.config.mask_token_id
+    done = [
+        tb.AnySubsetDecoder(any_order, k).infill(ids, given, temperature=0.0) for k in (1, 2, 6)
+    ]
+    missing = (~given).sum(1)
+    assert torch.equal(done[0].calls, missing)
+    assert all(torch.equal(out.sequences, done[0].sequences) for out in done)
+    cells = done[0].sequences[:, len(prompt) :]
+    assert sudoku.is_solved(cells, puzzles).float().mean() > 0.7  # left to right, sure or not
+    assert all((out.calls <= missing).all() for out in done)
+    assert done[2].calls.sum() < 0.7 * missing.sum()
+    # Drawn, in a random order of the missing cells.
+    noise = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) + (~given)
+    rank = noise.argsort(1).argsort(1)
+    out = tb.AnySubsetDecoder(any_order, 4).infill(ids, given, rank=rank, seed=3)
+    assert (out.calls <= missing).all()
+    assert sudoku.is_solved(out.sequences[:, len(prompt) :], puzzles).float().mean() > 0.5
+    with pytest.raises(ValueError, match="mask_id: expected the id of the mask, got none"):
+        tb.MaskedAnyOrder(zoo.load("pycode"))

@@ -57,6 +57,7 @@ DRAFTERS = {
     "lookup": lambda: tb.PromptLookup(4),
     "stand": lambda: tb.Stand("4x2x1", slots=512),
     "model": lambda: draft_model(tb.Branching((2, 1))),
+    "online": lambda: tb.RejectionRecorder(draft_model(tb.Chain(2)), candidates=4),
     "merged": lambda: tb.Merged(
         [draft_model(tb.Chain(2)), tb.TokenRecycling("4x2x1"), tb.PromptLookup(3)]
     ),
