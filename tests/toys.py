@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tokenburst import ops
 
@@ -88,3 +89,31 @@ def chi2(observed: Tensor, p: Tensor) -> float:
 def close(count: int, n: int, probability: float) -> bool:
     """Whether a number of successes is within 4.5 sigma of n * probability."""
     return abs(count - n * probability) < 4.5 * (n * probability * (1 - probability)) ** 0.5 + 1
+
+
+def small_model(vocab: int) -> torch.nn.Module:
+    """A random model over a vocabulary that can be enumerated."""
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.7,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def text_law(model, prompt: Tensor, length: int, vocab: int, heat: float) -> Tensor:
+    """Probability of each of the vocab ** length continuations, by enumeration."""
+    grid = torch.cartesian_prod(*[torch.arange(vocab)] * length)
+    ids = torch.cat([prompt.expand(len(grid), -1), grid], 1)
+    with torch.no_grad():
+        logp = (model(ids).logits.double() / heat).log_softmax(-1)
+    taken = logp[:, prompt.shape[1] - 1 : -1].gather(2, grid[:, :, None])
+    return taken.sum((1, 2)).exp()

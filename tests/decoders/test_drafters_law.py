@@ -77,7 +77,7 @@ MAKE = {
     "merged-tables": lambda: tb.Merged(
         [tb.Stand(TREE, candidates=3), tb.Stand("chain-4", candidates=2, most=1, least=1)]
     ),
-    "merged-walk": lambda: tb.Merged([drafting(tb.Independent(2, 2))(), tb.PromptLookup(3)]),
+    "merged-independent": lambda: tb.Merged([drafting(tb.Independent(2, 2))(), tb.PromptLookup(3)]),
     "lookup": lambda: tb.PromptLookup(3),
     "stand": lambda: tb.Stand(TREE, candidates=3),
 }

@@ -139,7 +139,7 @@ def test_siblings_differ_and_nothing_is_lost():
         (lambda: [perfect(tb.Chain(2)), perfect(tb.DySpec(5))], ("rrs", "walk", "rrs")),
         (lambda: [perfect(tb.Chain(2)), perfect(tb.Chain(3), temperature=2.0)], ("walk", "walk")),
         (lambda: [perfect(tb.Chain(2)), tb.Stand("chain-4")], ("walk", "walk")),
-        (lambda: [perfect(tb.Independent(2, 2)), tb.PromptLookup(4)], ("walk", "walk")),
+        (lambda: [perfect(tb.Independent(2, 2)), tb.PromptLookup(4)], ("rrs", "walk", "rrs")),
     ],
 )
 def test_modes(make, modes):
@@ -167,8 +167,15 @@ def test_refusals(drafters, message):
         tb.Merged(drafters)
 
 
-@pytest.mark.parametrize("mode", ["rrs", "block"])
-def test_a_mode_that_would_be_biased_is_refused(mode):
-    decoder = tb.TreeDecoder(tiny_model("llama", torch.float32), perfect(tb.Independent(2, 2)))
-    with pytest.raises(ValueError, match="expected one of walk, rrs_wr, kseq, which are exact for"):
+@pytest.mark.parametrize(
+    ("shape", "mode", "exact"),
+    [
+        (tb.Independent(2, 2), "block", "walk, rrs, rrs_wr, kseq"),
+        (tb.Branching((2, 2)), "rrs_wr", "walk, rrs"),
+        (tb.DySpec(4), "kseq", "walk, rrs"),
+    ],
+)
+def test_a_mode_that_would_be_biased_is_refused(shape, mode, exact):
+    decoder = tb.TreeDecoder(tiny_model("llama", torch.float32), perfect(shape))
+    with pytest.raises(ValueError, match=f"expected one of {exact}, which are exact for"):
         decoder.generate(prompts(1, 5, 1)[0], temperature=1.0, verify=mode)

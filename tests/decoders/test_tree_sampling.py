@@ -4,12 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 import tokenburst as tb
 from guesses import RandomDrafter, TableDrafter
 from tiny import VOCAB, prompts, tiny_model
 from tokenburst import zoo
+from toys import small_model, text_law
 
 EXACT = [torch.float32, torch.bfloat16]
 WARM = {"temperature": 0.6, "top_k": 9, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.3}
@@ -83,33 +84,6 @@ def test_every_row_has_its_own_parameters():
         mine = {name: values[row] for name, values in each.items()}
         alone = sample(model, None, ids[:1], **mine, sequence_ids=[row]).sequences[0, 8:]
         assert torch.equal(got.sequences[row, 8 : 8 + len(alone)], alone)
-
-
-def small_model(vocab):
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=16,
-        initializer_range=0.7,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    torch.manual_seed(3)
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-def text_law(model, prompt, length, vocab, heat):
-    """Probability of each of the vocab ** length continuations, by enumeration."""
-    grid = torch.cartesian_prod(*[torch.arange(vocab)] * length)
-    ids = torch.cat([prompt.expand(len(grid), -1), grid], 1)
-    with torch.no_grad():
-        logp = (model(ids).logits.double() / heat).log_softmax(-1)
-    taken = logp[:, prompt.shape[1] - 1 : -1].gather(2, grid[:, :, None])
-    return taken.sum((1, 2)).exp()
 
 
 SCHEMES = {

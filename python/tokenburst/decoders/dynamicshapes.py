@@ -37,8 +37,8 @@ class Independent(DraftShape):
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
-        """Independent draws."""
-        return ("walk", "rrs_wr", "kseq")
+        """Independent draws; without their repeats they are draws without replacement."""
+        return ("walk", "rrs", "rrs_wr", "kseq")
 
     @property
     def most_nodes(self) -> int:
