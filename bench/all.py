@@ -97,7 +97,8 @@ def main() -> int:
     log = json.loads(record.read_text()) if args.resume and record.exists() else {}
     try:
         for stage in STAGES:
-            if args.device not in stage.devices or (args.only and stage.name not in args.only):
+            wanted = not args.only or stage.name in args.only
+            if args.device not in stage.devices or not wanted or not stage.limit(args.quick):
                 continue
             left = 60 * args.minutes - (time.perf_counter() - began)
             if args.resume and finished(stage, out, log):

@@ -3,8 +3,8 @@
     python bench/compare.py before.json after.json [--fail]
 
 A row is faster or slower where the quartiles of the two runs do not meet and the medians differ by
-more than --least; everything else is the same as far as these runs can tell. The baselines' change
-is printed too: where they moved alike, it was the machine.
+more than --least, both in time and against the alternative that ran in turn with it. Where only the
+time differs the verdict is unclear: most often it was the machine.
 """
 
 import argparse
@@ -22,14 +22,26 @@ def load(file: Path) -> tuple[dict, dict[tuple, dict]]:
     return run["meta"], {(row["device"], row["op"], row["case"]): row for row in run["rows"]}
 
 
+def differs(before: float, low: float, high: float, after: dict, key: str, least: float) -> int:
+    """1 where `after` lies clearly above, -1 clearly below, 0 where the quartiles meet."""
+    change = after[key] / before - 1
+    if change > least and after["low" if key == "us" else "ratio_low"] > high:
+        return 1
+    if change < -least and after["high" if key == "us" else "ratio_high"] < low:
+        return -1
+    return 0
+
+
 def verdict(before: dict, after: dict, least: float) -> str:
-    """'faster', 'slower' or 'same'; rows hold median `us` and quartiles `low` and `high`."""
-    change = after["us"] / before["us"] - 1
-    if change < -least and after["high"] < before["low"]:
-        return "faster"
-    if change > least and after["low"] > before["high"]:
-        return "slower"
-    return "same"
+    """'faster', 'slower', 'same', or 'unclear': our time changed, its ratio to the alternative did not."""
+    time = differs(before["us"], before["low"], before["high"], after, "us", least)
+    a = before.get("baselines", {}).get(before.get("baseline"))
+    b = after.get("baselines", {}).get(before.get("baseline"))
+    if time and a and b:  # both ran in turn with the same alternative
+        ratio = differs(a["ratio"], a["ratio_low"], a["ratio_high"], b, "ratio", least)
+        if ratio != -time:
+            return "unclear"
+    return {0: "same", 1: "slower", -1: "faster"}[time]
 
 
 def baseline_change(pairs: list[tuple[dict, dict]]) -> float:
@@ -45,7 +57,8 @@ def baseline_change(pairs: list[tuple[dict, dict]]) -> float:
 def compare(first: Path, second: Path, least: float) -> tuple[list[str], int]:
     """Lines to print, and how many rows became slower."""
     (meta_a, a), (meta_b, b) = load(first), load(second)
-    lines = [f"{meta_a['revision']} -> {meta_b['revision']}"]
+    builds = [f"{meta['revision']} (build {meta.get('build', '?')})" for meta in (meta_a, meta_b)]
+    lines = [" -> ".join(builds)]
     for key in SAME_MACHINE:
         if meta_a.get(key) != meta_b.get(key):
             lines.append(f"! {key} differs: {meta_a.get(key)} and {meta_b.get(key)}")
@@ -53,7 +66,7 @@ def compare(first: Path, second: Path, least: float) -> tuple[list[str], int]:
     drift = baseline_change(both)
     lines += [f"baselines changed by {drift:+.1%} in the median", ""]
     lines.append(f"{'op':22}  {'case':42}  {'us':>10}  {'to us':>10}  {'change':>7}  verdict")
-    count = {"faster": 0, "slower": 0, "same": 0}
+    count = dict.fromkeys(("faster", "slower", "same", "unclear"), 0)
     for before, after in both:
         said = verdict(before, after, least)
         count[said] += 1

@@ -96,6 +96,7 @@ def metadata(device: torch.device) -> dict[str, object]:
         "load": round(os.getloadavg()[0], 2),
         "steal": round(stolen(), 4),
         "tokenburst": info["version"],
+        "build": info["build_id"],
         "isa": info["cpu_isa"],
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -12,7 +12,7 @@ class Stage(NamedTuple):
     name: str
     file: str
     seconds: int  # a full run may take
-    quick: int  # a quick run may take
+    quick: int  # a quick run may take, 0: not in a quick run
     devices: tuple[str, ...] = BOTH
     kind: str = "rows"
     row_seconds: float = 0.0
@@ -37,11 +37,11 @@ def rows(name: str, seconds: int, quick: int, row_seconds: float = 1.5) -> Stage
     return Stage(name, f"bench_{name}.py", seconds, quick, row_seconds=row_seconds)
 
 
-def rules(model: str, givens: int) -> Stage:
+def rules(model: str, givens: int, quick: int) -> Stage:
     """Every unmasking rule on puzzles of one kind."""
     args = "--models", model, "--givens", str(givens), "--out", "{out}", "--count"
     return Stage(
-        f"rules_{model}_{givens}", "bench_rules.py", 120, 30, CPU, "own",
+        f"rules_{model}_{givens}", "bench_rules.py", 120, quick, CPU, "own",
         args=(*args, "200"), quick_args=(*args, "10"), written=f"rules-{model}-{givens}.json",
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ STAGES = (
         args=("--only", "speed"), quick_args=("--only", "speed"), title="Caches of diffusion",
     ),
     Stage(
-        "sparsed_quality", "quality_sparsed.py", 90, 40, CPU, "table",
+        "sparsed_quality", "quality_sparsed.py", 90, 60, CPU, "table",
         quick_args=("--texts", "2"), title="What SparseD costs in answers",
     ),
     Stage(
@@ -86,9 +86,9 @@ STAGES = (
         args=("--threads", "2", "1", "--turns", "3"), quick_args=("--turns", "1"),
         title="attn_sparse over density and threads",
     ),
-    rules("sudoku6", 18),
-    rules("sudoku6", 14),
-    rules("sudoku4", 0),
+    rules("sudoku6", 18, 60),
+    rules("sudoku6", 14, 0),
+    rules("sudoku4", 0, 0),
     Stage(
         "rules", "bench_rules.py", 30, 30, CPU, "own",
         args=("--out", "{out}", "--table"), quick_args=("--out", "{out}", "--table"),

@@ -133,6 +133,16 @@ def test_verdicts(us, low, high, said):
     assert compare.verdict(ROW, ROW | {"us": us, "low": low, "high": high}, 0.03) == said
 
 
+def test_where_the_alternative_changed_alike_it_is_unclear():
+    compare = importlib.import_module("compare")
+    theirs = {"us": 200.0, "ratio": 2.0, "ratio_low": 1.9, "ratio_high": 2.1}
+    row = ROW | {"baseline": "eager", "baselines": {"eager": theirs}}
+    slow = row | {"us": 150.0, "low": 140.0, "high": 160.0}
+    assert compare.verdict(row, slow, 0.03) == "unclear"
+    slow["baselines"] = {"eager": theirs | {"ratio": 1.33, "ratio_low": 1.3, "ratio_high": 1.4}}
+    assert compare.verdict(row, slow, 0.03) == "slower"
+
+
 def test_compare_reports_slower_rows_and_other_machines(tmp_path, capsys, monkeypatch):
     compare = importlib.import_module("compare")
     row = ROW | {"baselines": {"eager": {"us": 200.0}}}
@@ -145,5 +155,12 @@ def test_compare_reports_slower_rows_and_other_machines(tmp_path, capsys, monkey
         monkeypatch.setattr(sys, "argv", ["compare", *map(str, files), *options])
         assert compare.main() == status
         text = capsys.readouterr().out
-        for part in ("A -> B", "cpu differs", "+10.0%", "+50.0%  slower", "only after", "1 slower"):
+        for part in (
+            "A (build ?) -> B",
+            "cpu differs",
+            "+10.0%",
+            "+50.0%  slower",
+            "only after",
+            "1 slower",
+        ):
             assert part in text

@@ -43,7 +43,7 @@ def test_every_stage_is_a_file_with_a_place_for_its_results():
     stages = importlib.import_module("stages").STAGES
     for stage in stages:
         assert (BENCH / stage.file).exists(), stage.name
-        assert 0 < stage.quick <= stage.seconds and stage.kind in ("rows", "table", "own")
+        assert 0 <= stage.quick <= stage.seconds and stage.kind in ("rows", "table", "own")
     assert len({stage.name for stage in stages}) == len(stages)
     assert sum(stage.quick for stage in stages) <= 15 * 60
     files = {stage.file for stage in stages}
