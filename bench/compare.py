@@ -33,7 +33,7 @@ def differs(before: float, low: float, high: float, after: dict, key: str, least
 
 
 def verdict(before: dict, after: dict, least: float) -> str:
-    """'faster', 'slower', 'same', or 'unclear': our time changed, its ratio to the alternative did not."""
+    """'faster', 'slower', 'same', or 'unclear': our time changed, its ratio did not."""
     time = differs(before["us"], before["low"], before["high"], after, "us", least)
     a = before.get("baselines", {}).get(before.get("baseline"))
     b = after.get("baselines", {}).get(before.get("baseline"))
