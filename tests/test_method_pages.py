@@ -11,7 +11,6 @@ from tokenburst.decoders import caches, unmasking
 
 PAGES = Path(tokenburst.__file__).parent / "docs" / "diffusion"
 GENERAL = {"caches", "checkpoints", "chooser", "parity", "sparsed"}  # not on a rule
-GENERAL |= {"learned", "remdm", "wino"}
 RULES = sorted(page.stem for page in PAGES.glob("*.md") if page.stem not in GENERAL)
 KNOWN = {**vars(unmasking), **vars(caches), **vars(tokenburst)}
 
