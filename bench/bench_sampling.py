@@ -2,8 +2,10 @@
 
 import torch
 
+from eager_verify import MODES, Tree, filtered
 from harness import Case, main, nbytes, short
 from tokenburst import ops
+from tokenburst.ref import verify as ref
 
 V = 128256
 FILTERS = {"top_k": 50, "top_p": 0.9}
@@ -55,103 +57,85 @@ def draft_case(rows, k, dtype, device):
     )
 
 
-def filtered(row, filters):
-    """softmax of one row [V] after transformers' top-k and top-p."""
-    x = row.float()
-    if "top_k" in filters:
-        x = x.masked_fill(x < x.topk(filters["top_k"]).values[-1], -torch.inf)
-    if "top_p" in filters:
-        ordered, ids = x.sort()
-        out = ordered.softmax(-1).cumsum(-1) <= 1 - filters["top_p"]
-        out[-1] = False
-        x = x.masked_fill(out.scatter(0, ids, out), -torch.inf)
-    return x.softmax(-1)
-
-
-def walk_eager(tokens, parent, logits, filters):
-    node, path = 0, [0]
-    while True:
-        y = int(filtered(logits[node], filters).multinomial(1))
-        below = [i for i in range(node + 1, len(tokens)) if parent[i] == node and tokens[i] == y]
-        if not below:
-            return path, y
-        node = below[0]
-        path.append(node)
-
-
-def reject_eager(tokens, parent, logits, draft, filters, replacement):
-    """Recursive rejection sampling as in the published decoders, one row of p and q at a time."""
-    node, path = 0, [0]
-    while True:
-        p, q = filtered(logits[node], filters), draft[node].float().softmax(-1)
-        child = -1
-        for i in range(node + 1, len(tokens)):
-            if parent[i] != node:
-                continue
-            y = tokens[i]
-            if float(torch.rand(())) * float(q[y]) < float(p[y]):
-                child = i
-                break
-            p = (p - q).clamp_min_(0)
-            p /= p.sum()
-            if not replacement:
-                q = q.clone()
-                q[y] = 0
-                q /= q.sum()
-        if child < 0:
-            return path, int(p.multinomial(1))
-        node = child
-        path.append(node)
-
-
-def verify_case(mode, device, filters=None, nodes=17):
-    """One sequence; the target rejects most of what is drafted, so that residuals are formed."""
+def verify_case(mode, device, filters=None, batch=1, nodes=17, dtype=torch.float32):
+    """The target rejects most of what is drafted, so that residuals are formed."""
     filters = filters or {}
-    logits, draft = (logits_of(1, nodes + i, V, device=device)[:, :nodes] for i in range(2))
-    parent = [-1] + [(i - 1) // 4 for i in range(1, nodes)]
-    if mode == "block":
-        parent = list(range(-1, nodes - 1))
-    rng = torch.arange(4, device=device).repeat(nodes, 1)
-    rng[:, 3] = torch.arange(nodes, device=device)
-    t = torch.ones(nodes, device=device)
-    drawn = ops.vocab_sample(draft[0], 4, t, rng, replacement=mode in ("rrs_wr", "kseq"))
-    tokens = [0] + [int(drawn.ids[parent[i], (i - 1) % 4]) for i in range(1, nodes)]
-    args = [torch.tensor([x], device=device) for x in (tokens, parent)]
-    args += [torch.tensor([nodes], device=device), logits, mode]
-    given = {k: torch.tensor([v], device=device) for k, v in filters.items()}
+    logits, draft = (logits_of(batch, nodes + i, V, device=device)[:, :nodes] for i in range(2))
+    logits, draft = logits.to(dtype), draft.to(dtype)
+    chain = mode == "block"
+    parent = [-1] + [i - 1 if chain else (i - 1) // 4 for i in range(1, nodes)]
+    rng = torch.arange(4, device=device).repeat(nodes * batch, 1)
+    rng[:, 3] = torch.arange(nodes * batch, device=device)
+    t = torch.ones(nodes * batch, device=device)
+    independent = mode in ("rrs_wr", "kseq")
+    drawn = ops.vocab_sample(draft.flatten(0, 1), 4, t, rng, replacement=independent).ids
+    drawn = drawn.view(batch, nodes, 4).tolist()
+    tokens = [
+        [0] + [row[parent[i]][0 if chain else (i - 1) % 4] for i in range(1, nodes)]
+        for row in drawn
+    ]
+    given = {k: torch.full((batch,), v, device=device) for k, v in filters.items()}
     if mode != "walk":
         given["draft_logits"] = draft
-    position = torch.zeros(1, 3, dtype=torch.int64, device=device)
+    position = torch.zeros(batch, 3, dtype=torch.int64, device=device)
+    position[:, 1] = torch.arange(batch, device=device)
+    args = [
+        torch.tensor(tokens, device=device),
+        torch.tensor([parent] * batch, device=device),
+        torch.full((batch,), nodes, device=device),
+        logits,
+        mode,
+        position,
+    ]
+    # The tree of one sequence for eager code, with functions that give its rows.
+    trees = [(Tree(row, parent), logits[b], draft[b]) for b, row in enumerate(tokens)]
 
     def ours():
         position.add_(7)  # other random numbers each time, as in the eager code
-        return ops.tree_verify_sample(*args, position, **given)
+        return ops.tree_verify_sample(*args, **given)
 
     def eager():
-        if mode == "walk":
-            return walk_eager(tokens, parent, logits[0], filters)
-        return reject_eager(tokens, parent, logits[0], draft[0], filters, mode != "rrs")
+        return [
+            MODES[mode](
+                tree, lambda i, x=x: filtered(x[i], filters), lambda i, y=y: filtered(y[i], {})
+            )
+            for tree, x, y in trees
+        ]
 
-    def check():
-        out = ours()
-        assert 1 <= int(out.n_accepted) <= nodes and 0 <= int(out.next_token) < V
+    def reference():
+        position.add_(7)
+        return ref.tree_verify_sample(*args, **given)
 
-    name = " ".join([mode, f"N={nodes} V={V}", *filters])
-    rows = 1 if mode == "walk" else 2  # at the least, the root's
-    moved = rows * V * 4
-    return Case("tree_verify_sample", name, ours, {"row by row": eager}, check, moved)
+    def check():  # the law is the tests' business; these two must agree bit for bit
+        position.zero_()
+        got = ours()
+        position.zero_()
+        assert all(torch.equal(a, b) for a, b in zip(got, reference(), strict=True))
+
+    name = " ".join([mode, f"B={batch} N={nodes} V={V} {short(dtype)}", *filters])
+    rows = 1 if mode == "walk" else nodes * 2 - 1 if chain else 2  # at the least, the root's
+    moved = batch * rows * V * logits.element_size()
+    baselines = {"row by row": eager, "plain-torch reference": reference}
+    return Case("tree_verify_sample", name, ours, baselines, check, moved, dtype=dtype)
 
 
 def cases(device):
     for dtype in (torch.float32, torch.bfloat16):
         yield draft_case(16, 8, dtype, device)
-    yield verify_case("walk", device)
-    yield verify_case("walk", device, FILTERS)
-    yield verify_case("walk", device, {"top_p": 0.9})
-    for mode in ("rrs", "rrs_wr", "kseq", "block"):
+    yield draft_case(1, 8, torch.float32, device)
+    for mode in MODES:
         yield verify_case(mode, device)
-    yield verify_case("rrs", device, FILTERS)
+    for mode in MODES:
+        yield verify_case(mode, device, FILTERS)
+    yield verify_case("walk", device, {"top_p": 0.9})
+
+
+def more(device):
+    for mode in MODES:
+        yield verify_case(mode, device, batch=8)
+        yield verify_case(mode, device, FILTERS, batch=8)
+        yield verify_case(mode, device, dtype=torch.bfloat16)
 
 
 if __name__ == "__main__":
-    main(cases)
+    main(cases, more)

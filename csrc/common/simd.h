@@ -212,10 +212,10 @@ inline F64x8 round(F64x8 a) {  // half to even
   constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_pd(a.low, nearest), _mm256_round_pd(a.high, nearest)};
 }
-inline F64x8 weight8(F32x8 e) {  // round(e 2^40)
+inline F64x8 whole_weight8(const float* e) {  // e 2^40, of what WeightSum has rounded
   const __m256d unit = _mm256_set1_pd(0x1p40);
-  return round({_mm256_mul_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(e.v)), unit),
-                _mm256_mul_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(e.v, 1)), unit)});
+  return {_mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(e)), unit),
+          _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(e + 4)), unit)};
 }
 
 // Which of the eight counters c0 ... c0 + 7 give a Philox word <= limit: one bit per counter.
@@ -362,8 +362,8 @@ inline F64x8 min(F64x8 a, F64x8 b) {
 inline F64x8 round(F64x8 a) {
   return lanewise64([&](int i) { return rint(a.v[i]); });
 }
-inline F64x8 weight8(F32x8 e) {
-  return lanewise64([&](int i) { return rint(static_cast<double>(e.v[i]) * 0x1p40); });
+inline F64x8 whole_weight8(const float* e) {
+  return lanewise64([&](int i) { return static_cast<double>(e[i]) * 0x1p40; });
 }
 
 struct BitSum {
@@ -424,11 +424,13 @@ inline F32x8 exp_weighed(F32x8 x) {
 // 2^-18 beside 48, the rest to 2^-40 beside 3 * 2^-18.
 class WeightSum {
  public:
-  void add(F32x8 e) {
+  F32x8 add(F32x8 e) {  // returns what it added, e rounded to 2^-40
     const F32x8 high = e + F32x8::splat(coarse);
+    const F32x8 low = e + (F32x8::splat(coarse + fine) - high);  // the difference is exact
     high_.add(high);
-    low_.add(e + (F32x8::splat(coarse + fine) - high));  // the difference is exact
+    low_.add(low);
     ++count_;
+    return (high - F32x8::splat(coarse)) + (low - F32x8::splat(fine));
   }
   uint64_t take() const {
     uint32_t high[8], low[8];

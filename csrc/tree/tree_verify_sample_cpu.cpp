@@ -1,7 +1,8 @@
 // The rows behind the rules of verify.h, on the CPU. A visited row is read twice: for the maxima of
 // its blocks, then for e^(scaled logit - best) of each token and the weights of the blocks. Where
 // top-k, top-p or min-p cut, only tokens that may stay are looked at one by one. Blocks that weigh
-// nothing are not read again.
+// nothing are not read again. The exponentials of the first draft rows of a node are kept, since
+// each rejection asks for them. Fewer sequences than threads share the threads by blocks of a row.
 #include <cmath>
 
 #include "common/parallel.h"
@@ -12,6 +13,8 @@ namespace tokenburst::TB_ISA {
 namespace {
 
 constexpr int64_t block = 512;
+constexpr int64_t grain = 32;      // blocks that are worth a thread
+constexpr int max_kept = 2;        // draft rows whose exponentials stay in memory
 constexpr float nothing = -29.0f;  // e^nothing weighs less than half a unit
 
 float load_logit(DType dtype, const void* data, int64_t i) {
@@ -29,8 +32,35 @@ inline F32x8 cleaned(F32x8 l) {  // NaN is -inf, +inf the largest float
   return min(max(l, F32x8::splat(-infinity)), F32x8::splat(3.402823466e38f));
 }
 
+float block_maximum(const float* l, int64_t n) {  // n padded to a multiple of 8
+  F32x8 most = F32x8::splat(-infinity);
+  for (int64_t x = 0; x < n; x += 8) most = max(F32x8::load(l + x), most);
+  return reduce_max(most);
+}
+
+struct Loaded {
+  float most;
+  int32_t n_nan;
+};
+
 template <class T>
-int32_t copy_cleaned(const T* l, int64_t n, float* out) {  // returns the number of NaN
+Loaded copy_cleaned(const T* l, int64_t n, float* out) {
+  if (n == block) {  // most blocks hold only numbers: 0 times anything else is NaN
+    F32x8 most[2], zero[2];
+    for (int j = 0; j < 2; ++j) {
+      most[j] = F32x8::splat(-infinity);
+      zero[j] = F32x8::splat(0.0f);
+    }
+    for (int64_t x = 0; x < block; x += 16) {
+      for (int j = 0; j < 2; ++j) {
+        const F32x8 raw = F32x8::load(l + x + 8 * j);
+        most[j] = max(raw, most[j]);
+        zero[j] = fused(raw, F32x8::splat(0.0f), zero[j]);
+        raw.store(out + x + 8 * j);
+      }
+    }
+    if (!unordered(zero[0] + zero[1])) return {reduce_max(max(most[0], most[1])), 0};
+  }
   const int64_t whole = n / 8 * 8;
   int32_t n_nan = 0;
   for (int64_t x = 0; x < whole; x += 8) {
@@ -43,11 +73,11 @@ int32_t copy_cleaned(const T* l, int64_t n, float* out) {  // returns the number
     n_nan += raw != raw;
     out[x] = clean_logit(raw);
   }
-  return n_nan;
+  return {block_maximum(out, (n + 7) / 8 * 8), n_nan};
 }
 
-// Cleaned logits of one block, -inf up to a multiple of 8; returns the number of NaN.
-int32_t load_block(DType dtype, const void* data, int64_t first, int64_t n, float* out) {
+// Cleaned logits of one block, -inf up to a multiple of 8; the largest, and the number of NaN.
+Loaded load_block(DType dtype, const void* data, int64_t first, int64_t n, float* out) {
   for (int64_t x = n; x < (n + 7) / 8 * 8; ++x) out[x] = -infinity;
   switch (dtype) {
     case DType::f16:
@@ -59,47 +89,68 @@ int32_t load_block(DType dtype, const void* data, int64_t first, int64_t n, floa
   }
 }
 
-float block_maximum(const float* l, int64_t n) {  // n padded to a multiple of 8
-  F32x8 most = F32x8::splat(-infinity);
-  for (int64_t x = 0; x < n; x += 8) most = max(F32x8::load(l + x), most);
-  return reduce_max(most);
-}
-
-// l becomes e^((l - most) / T); returns the sum of the weights.
+// l becomes e^((l - most) / T), rounded to whole weights; returns their sum.
 uint64_t exponentials(float* l, int64_t n, float most, float inv_t) {
   const F32x8 base = F32x8::splat(most), scale = F32x8::splat(inv_t);
-  WeightSum sum;
+  alignas(64) float r[block], t[block];
   for (int64_t x = 0; x < n; x += 8) {
-    const F32x8 e = exp_fast((F32x8::load(l + x) - base) * scale);
-    e.store(l + x);
-    sum.add(e);
+    const ExpParts parts = exp_parts((F32x8::load(l + x) - base) * scale);
+    parts.r.store(r + x);
+    parts.t.store(t + x);
+  }
+  WeightSum sum;
+  const int64_t whole = n / 32 * 32;
+  for (int64_t x = 0; x < whole; x += 32) {
+    ExpParts parts[4];
+    F32x8 e[4];
+    for (int j = 0; j < 4; ++j) {
+      parts[j] = {F32x8::load(r + x + 8 * j), F32x8::load(t + x + 8 * j)};
+    }
+    exp_of_parts(parts, e);
+    for (int j = 0; j < 4; ++j) sum.add(e[j]).store(l + x + 8 * j);
+  }
+  for (int64_t x = whole; x < n; x += 8) {
+    const ExpParts parts[1] = {{F32x8::load(r + x), F32x8::load(t + x)}};
+    F32x8 e[1];
+    exp_of_parts(parts, e);
+    sum.add(e[0]).store(l + x);
   }
   return sum.take();
 }
 
-struct Space {     // of one thread, for rows of `vocab` logits
-  float* e;        // [vocab, padded]
-  float* most;     // [blocks], largest logits
+struct Space {     // for rows of `vocab` logits
   uint64_t* mass;  // [blocks], weights of the target
   uint64_t* rest;  // [blocks], weights that the law leaves
-  uint64_t* keys;  // [vocab + blocks]
+  uint64_t* keys;  // [blocks * (block + 1)]; or a draft row that is not kept
+  float* e;        // [vocab, padded]
+  float* most;     // [blocks], largest logits
+  float* u;        // [kept, vocab, padded], exponentials of draft rows
+  float* u_most;   // [kept, blocks], the largest of them
+  int kept;
   static int64_t blocks(int64_t vocab) { return (vocab + block - 1) / block; }
-  static size_t bytes(int64_t vocab) {
-    const int64_t b = blocks(vocab);
-    return static_cast<size_t>((vocab + b + 2 * b) * 8 + b * block * 4 + b * 4);
+  static int kept_of(const TreeVerifySampleParams& p) {
+    if (!p.draft_logits) return 0;
+    return p.draft_rows < max_kept ? static_cast<int>(p.draft_rows) : max_kept;
   }
-  static Space of(void* memory, int64_t vocab) {
+  static size_t bytes(int64_t vocab, int kept) {
     const int64_t b = blocks(vocab);
-    auto* mass = static_cast<uint64_t*>(memory);
-    auto* e = reinterpret_cast<float*>(mass + 2 * b + vocab + b);
-    return {e, e + b * block, mass, mass + b, mass + 2 * b};
+    return static_cast<size_t>(b * (block + 3) * 8 + (1 + kept) * (block + 1) * b * 4);
+  }
+  static Space of(const TreeVerifySampleParams& p) {
+    const int kept = kept_of(p);
+    const int64_t b = blocks(p.vocab);
+    auto* mass = static_cast<uint64_t*>(scratch(bytes(p.vocab, kept)));
+    auto* e = reinterpret_cast<float*>(mass + (block + 3) * b);
+    float* most = e + b * block;
+    float* u = most + b;
+    return {mass, mass + b, mass + 2 * b, e, most, u, u + kept * b * block, kept};
   }
 };
 
 class Rows {
  public:
-  Rows(const TreeVerifySampleParams& params, int64_t sequence, const Space& space)
-      : p(params), b(sequence), s(space), blocks(Space::blocks(params.vocab)) {
+  Rows(const TreeVerifySampleParams& params, int64_t sequence, const Space& space, bool all_threads)
+      : p(params), b(sequence), s(space), blocks(Space::blocks(params.vocab)), shared(all_threads) {
     words = (p.vocab + 31) / 32;
     marked = p.penalty ? p.marked + b * words : nullptr;
   }
@@ -112,6 +163,7 @@ class Rows {
   template <class F>
   void update(F f) {
     f();
+    stale = true;
   }
   uint64_t total() const { return total_; }
   int64_t best() const { return best_; }
@@ -127,22 +179,11 @@ class Rows {
   }
 
   bool open(int64_t node) {
+    stale = true;
     const int64_t first = b * p.batch_stride + node * p.node_stride;
-    most_ = -infinity;
-    int64_t best_block = -1;
-    for (int64_t i = 0; i < blocks; ++i) {
-      float* l = s.e + i * block;
-      n_nan_ += load_block(p.dtype, p.logits, first + i * block, length_of(i), l);
-      if (marked) penalise(i, l);
-      s.most[i] = block_maximum(l, padded(i));
-      if (s.most[i] > most_) {
-        most_ = s.most[i];
-        best_block = i;
-      }
-    }
-    if (best_block < 0) return false;
-    best_ = best_block * block;
-    while (s.e[best_] != most_) ++best_;
+    best_ = survey(p.dtype, p.logits, first, s.e, s.most, true);
+    if (best_ < 0) return false;
+    most_ = s.e[best_];
     const float t = p.temperature ? p.temperature[b] : 1.0f;
     greedy = !(t > 0.0f);
     total_ = static_cast<uint64_t>(weight_unit);
@@ -172,11 +213,15 @@ class Rows {
   }
   // Weights that the law leaves, by blocks; returns their sum.
   uint64_t sum() {
-    uint64_t sum = 0;
-    for (int64_t i = 0; i < blocks; ++i) s.rest[i] = s.mass[i] == 0 ? 0 : rest_of(i);
+    if (!stale) return left_;
+    ranges([this](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) s.rest[i] = s.mass[i] == 0 ? 0 : rest_of(i);
+    });
     correct();
-    for (int64_t i = 0; i < blocks; ++i) sum += s.rest[i];
-    return sum;
+    left_ = 0;
+    for (int64_t i = 0; i < blocks; ++i) left_ += s.rest[i];
+    stale = false;
+    return left_;
   }
   // The token in whose share of the row `target` falls, tokens in the order of their ids.
   int64_t find_plain(uint64_t target) {
@@ -184,33 +229,41 @@ class Rows {
   }
   // The same of the law, after sum().
   int64_t find(uint64_t target) {
-    return search(s.rest, target, [&](int64_t x) { return left(x); });
-  }
-  void open_draft(Draft& draft) const {
-    const int64_t first = b * p.draft_batch_stride + draft.row * p.draft_stride;
-    alignas(64) float l[block];
-    draft.most = -infinity;
-    int64_t best_block = -1;
-    for (int64_t i = 0; i < blocks; ++i) {
-      load_block(p.draft_dtype, p.draft_logits, first + i * block, length_of(i), l);
-      const float most = block_maximum(l, padded(i));
-      if (most > draft.most) {
-        draft.most = most;
-        best_block = i;
+    if (!dense()) return search(s.rest, target, [&](int64_t x) { return left(x); });
+    alignas(64) double rest[block];
+    int64_t known = -1;
+    return search(s.rest, target, [&](int64_t x) {
+      if (x / block != known) {
+        known = x / block;
+        rests(known, rest);
+        for (int64_t j = 0; j < law_.num_banned; ++j) {
+          if (tried()[j] / block == known) rest[tried()[j] % block] = left(tried()[j]);
+        }
       }
-    }
-    if (best_block < 0) return;
-    draft.best = best_block * block;
-    while (clean_logit(load(p.draft_dtype, p.draft_logits, first + draft.best)) != draft.most) {
-      ++draft.best;
-    }
+      return rest[x % block] > 0.0 ? rest[x % block] : 0.0;
+    });
+  }
+  void open_draft(Draft& draft) {
+    const int index = law_.num_drafts;
+    const int64_t first = b * p.draft_batch_stride + draft.row * p.draft_stride;
+    const bool keep = index < s.kept;
+    float* u = keep ? kept_row(index) : reinterpret_cast<float*>(s.keys);
+    float* most = keep ? s.u_most + index * blocks : reinterpret_cast<float*>(s.rest);
+    draft.best = survey(p.draft_dtype, p.draft_logits, first, u, most, false);
+    stale = true;
+    if (draft.best < 0) return;
+    draft.most = u[draft.best];
     draft.total = weight_unit;
     if (draft.inv_t == 0.0f) return;
     uint64_t sum = 0;
-    for (int64_t i = 0; i < blocks; ++i) {
-      load_block(p.draft_dtype, p.draft_logits, first + i * block, length_of(i), l);
-      sum += exponentials(l, padded(i), draft.most, draft.inv_t);
-    }
+    ranges([&](int64_t begin, int64_t end) {
+      uint64_t part = 0;
+      for (int64_t i = begin; i < end; ++i) {
+        part += exponentials(u + i * block, padded(i), draft.most, draft.inv_t);
+        most[i] = tokenburst::exp_fast((most[i] - draft.most) * draft.inv_t);
+      }
+      __atomic_fetch_add(&sum, part, __ATOMIC_RELAXED);
+    });
     draft.total = static_cast<double>(sum);
   }
   // Adds to a token's masses those of its neighbours in the order of the target's probabilities.
@@ -249,6 +302,38 @@ class Rows {
     return p.vocab - i * block < block ? p.vocab - i * block : block;
   }
   int64_t padded(int64_t i) const { return (length_of(i) + 7) / 8 * 8; }
+  template <class F>
+  void ranges(F f) const {
+    shared ? parallel_for(blocks, grain, f) : f(int64_t{0}, blocks);
+  }
+  float* kept_row(int index) const { return s.u + index * blocks * block; }
+  bool dense() const {
+    return !p.draft_probs && law_.num_drafts > 0 && law_.kind != LawKind::typical;
+  }
+  // Cleaned logits of a row, and the largest of each block; returns the first of the best tokens,
+  // -1 where there is no number.
+  int64_t survey(DType dtype, const void* data, int64_t first, float* out, float* most,
+                 bool target) {
+    ranges([&](int64_t begin, int64_t end) {
+      int32_t n_nan = 0;
+      for (int64_t i = begin; i < end; ++i) {
+        float* l = out + i * block;
+        const Loaded loaded = load_block(dtype, data, first + i * block, length_of(i), l);
+        n_nan += loaded.n_nan;
+        most[i] = loaded.most;
+        if (!target || !marked) continue;
+        penalise(i, l);
+        most[i] = block_maximum(l, padded(i));
+      }
+      if (target && n_nan > 0) __atomic_fetch_add(&n_nan_, n_nan, __ATOMIC_RELAXED);
+    });
+    int64_t best = 0;
+    for (int64_t i = 1; i < blocks; ++i) best = most[i] > most[best] ? i : best;
+    if (blocks == 0 || most[best] == -infinity) return -1;
+    int64_t x = best * block;
+    while (out[x] != most[best]) ++x;
+    return x;
+  }
   double left(int64_t x) { return law_weight<Rows>(p, b, law_, tried(), x, weight(x)); }
   template <class F>
   void for_each_kept(F f) const {
@@ -285,17 +370,21 @@ class Rows {
   // --- top-k, top-p, min-p -----------------------------------------------------------------------
   void keep_all(float top_p, float min_p) {
     const bool cut = top_p < 1.0f || min_p > 0.0f;
-    alignas(64) float copy[block];
-    uint64_t total = 0;
-    for (int64_t i = 0; (!cut || top_p < 1.0f) && i < blocks; ++i) {
-      float* l = s.e + i * block;
-      s.mass[i] = 0;
-      if ((s.most[i] - most_) * inv_t < nothing) continue;
-      for (int64_t x = 0; cut && x < padded(i); ++x) copy[x] = l[x];
-      s.mass[i] = exponentials(cut ? copy : l, padded(i), most_, inv_t);
-      total += s.mass[i];
+    if (!cut || top_p < 1.0f) {
+      ranges([&](int64_t begin, int64_t end) {
+        alignas(64) float copy[block];
+        for (int64_t i = begin; i < end; ++i) {
+          float* l = s.e + i * block;
+          s.mass[i] = 0;
+          if ((s.most[i] - most_) * inv_t < nothing) continue;
+          for (int64_t x = 0; cut && x < padded(i); ++x) copy[x] = l[x];
+          s.mass[i] = exponentials(cut ? copy : l, padded(i), most_, inv_t);
+        }
+      });
     }
     if (!cut) return;
+    uint64_t total = 0;
+    for (int64_t i = 0; top_p < 1.0f && i < blocks; ++i) total += s.mass[i];
     // All tokens lighter than the mean of the mass to be cut off are cut off.
     double least = min_p > 0.0f ? std::log(static_cast<double>(min_p)) - 1e-3 : nothing;
     const auto mass = static_cast<double>(total);
@@ -366,7 +455,7 @@ class Rows {
       if (w == 0.0 || w < least) continue;
       float* row = s.e + i * block;
       for (int64_t y = 0; s.mass[i] == 0 && y < padded(i); ++y) row[y] = 0.0f;
-      s.e[x] = e;
+      s.e[x] = static_cast<float>(w / weight_unit);
       s.mass[i] += static_cast<uint64_t>(w);
     }
   }
@@ -417,7 +506,6 @@ class Rows {
   // Weights of block i under the law without sparse drafts and without what is banned.
   uint64_t rest_of(int64_t i) const {
     const float* e = s.e + i * block;
-    const bool dense = !p.draft_probs && law_.num_drafts > 0;
     if (law_.kind == LawKind::typical) {
       uint64_t sum = 0;
       for (int64_t x = 0; x < length_of(i); ++x) {
@@ -426,26 +514,69 @@ class Rows {
       }
       return sum;
     }
-    if (!dense) {
+    if (!dense()) {
       if (law_.kind == LawKind::capped) return 0;
       if (law_.kind == LawKind::kseq || law_.scale == 1.0) return s.mass[i];
+    } else if (law_.num_drafts == 1 && is_kept(0)) {
+      return rest_beside(i, law_.draft[0], kept_row(0) + i * block, s.u_most[i]);
     }
     alignas(64) double rest[block];
-    const F64x8 scale = F64x8::splat(law_.scale), zero = F64x8::splat(0.0);
+    rests(i, rest);
+    const F64x8 zero = F64x8::splat(0.0);
+    F64x8 sum = zero;
+    for (int64_t x = 0; x < padded(i); x += 8) sum = sum + max(F64x8::load(rest + x), zero);
+    return static_cast<uint64_t>(reduce_add(sum));
+  }
+  // The same beside one kept draft row.
+  uint64_t rest_beside(int64_t i, const Draft& draft, const float* u, float u_most) const {
+    const F64x8 coefficient = F64x8::splat(draft.coefficient), most = F64x8::splat(0x1p41);
+    const F64x8 scale = F64x8::splat(law_.scale), rho = F64x8::splat(law_.rho),
+                share = F64x8::splat(law_.share);
+    // The best logit of a block need not have the largest exponential to the last bit.
+    const double heaviest = draft.coefficient * tokenburst::weight(u_most);
+    const auto taken = [&](F64x8 v) { return round(min(coefficient * v, most)); };
+    if (law_.kind == LawKind::capped) {
+      return over_block(i, u, [&](F64x8 w, F64x8 v) { return min(taken(v), round(w / rho)); });
+    }
+    if (law_.kind == LawKind::kseq) {
+      return over_block(
+          i, u, [&](F64x8 w, F64x8 v) { return w - round(min(taken(v), round(w / rho)) * share); });
+    }
+    if (law_.scale != 1.0) {
+      return over_block(i, u, [&](F64x8 w, F64x8 v) { return round(scale * w) - taken(v); });
+    }
+    if (heaviest < 0.25) return s.mass[i];
+    if (heaviest > 0x1p40) return over_block(i, u, [&](F64x8 w, F64x8 v) { return w - taken(v); });
+    return over_block(i, u, [&](F64x8 w, F64x8 v) { return w - round(coefficient * v); });
+  }
+  template <class F>
+  uint64_t over_block(int64_t i, const float* u, F f) const {
+    const float* e = s.e + i * block;
+    const F64x8 zero = F64x8::splat(0.0);
+    F64x8 sum = zero;
     for (int64_t x = 0; x < padded(i); x += 8) {
-      const F64x8 w = weight8(F32x8::load(e + x));
+      sum = sum + max(f(whole_weight8(e + x), whole_weight8(u + x)), zero);
+    }
+    return static_cast<uint64_t>(reduce_add(sum));
+  }
+  void rests(int64_t i, double* rest) const {  // may be negative
+    const float* e = s.e + i * block;
+    const F64x8 scale = F64x8::splat(law_.scale);
+    for (int64_t x = 0; x < padded(i); x += 8) {
+      const F64x8 w = whole_weight8(e + x);
       (law_.kind == LawKind::remainder ? round(scale * w) : w).store(rest + x);
     }
     alignas(64) float u[block];
     const bool capped = law_.kind != LawKind::remainder;
-    for (int d = 0; dense && d < (capped ? 1 : law_.num_drafts); ++d) {
+    for (int d = 0; dense() && d < (capped ? 1 : law_.num_drafts); ++d) {
       const Draft& draft = law_.draft[d];
       if (draft.coefficient == 0.0) continue;
-      weights_of(draft, i, u);
+      if (!is_kept(d)) weights_of(draft, i, u);
+      const float* mine = is_kept(d) ? kept_row(d) + i * block : u;
       const F64x8 coefficient = F64x8::splat(draft.coefficient), most = F64x8::splat(0x1p41);
       const F64x8 rho = F64x8::splat(law_.rho), share = F64x8::splat(law_.share);
       for (int64_t x = 0; x < padded(i); x += 8) {
-        const F64x8 taken = round(min(coefficient * weight8(F32x8::load(u + x)), most));
+        const F64x8 taken = round(min(coefficient * whole_weight8(mine + x), most));
         F64x8 r = F64x8::load(rest + x);
         if (capped) {
           const F64x8 accepted = min(taken, round(r / rho));
@@ -456,11 +587,9 @@ class Rows {
         r.store(rest + x);
       }
     }
-    F64x8 sum = zero;
-    for (int64_t x = 0; x < padded(i); x += 8) sum = sum + max(F64x8::load(rest + x), zero);
-    return static_cast<uint64_t>(reduce_add(sum));
   }
-  // e^((l - most) / T) of a block of a dense draft row, 0 behind its end.
+  bool is_kept(int d) const { return d < s.kept && law_.draft[d].inv_t > 0.0f; }
+  // e^((l - most) / T) of a block of a dense draft row that is not kept, 0 behind its end.
   void weights_of(const Draft& draft, int64_t i, float* u) const {
     if (draft.inv_t == 0.0f) {
       for (int64_t x = 0; x < padded(i); ++x) u[x] = i * block + x == draft.best ? 1.0f : 0.0f;
@@ -505,9 +634,10 @@ class Rows {
   int64_t b;
   Space s;
   int64_t blocks, words;
+  bool shared, stale = true;  // stale: the law has changed since sum()
   uint32_t* marked;
   Law law_;
-  uint64_t total_ = 0, last_ = 0;
+  uint64_t total_ = 0, last_ = 0, left_ = 0;
   int64_t best_ = -1;
   float most_ = 0.0f, inv_t = 0.0f;
   bool greedy = false;
@@ -517,15 +647,17 @@ class Rows {
 }  // namespace
 
 void tree_verify_sample(const TreeVerifySampleParams& p) {
-  const int64_t grain = p.vocab < 1024 ? 1024 / (p.vocab + 1) + 1 : 1;
-  parallel_for(p.batch, grain, [&](int64_t begin, int64_t end) {
-    const Space space = Space::of(scratch(Space::bytes(p.vocab)), p.vocab);
+  const auto verify = [&p](int64_t begin, int64_t end, bool shared) {
+    const Space space = Space::of(p);
     for (int64_t b = begin; b < end; ++b) {
       for (int64_t i = 0; i < p.nodes; ++i) p.path[b * p.nodes + i] = -1;
-      Rows rows(p, b, space);
+      Rows rows(p, b, space, shared);
       Verifier<Rows>(p, b, rows).run();
     }
-  });
+  };
+  if (p.batch < thread_count() && p.vocab >= 2 * grain * block) return verify(0, p.batch, true);
+  parallel_for(p.batch, p.vocab < 1024 ? 1024 / (p.vocab + 1) + 1 : 1,
+               [&](int64_t begin, int64_t end) { verify(begin, end, false); });
 }
 
 }  // namespace tokenburst::TB_ISA
