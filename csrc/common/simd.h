@@ -167,6 +167,39 @@ inline F32x8 exp_fast(F32x8 x) {
   return {_mm256_and_ps(keep, _mm256_mul_ps(p, scale))};
 }
 
+// log_fast, lane by lane.
+inline F32x8 log_fast(F32x8 x) {
+  const auto splat = [](float c) { return F32x8::splat(c); };
+  const __m256i bits = _mm256_castps_si256(x.v);
+  const __m256i m_bits = _mm256_or_si256(_mm256_and_si256(bits, _mm256_set1_epi32(0x007fffff)),
+                                         _mm256_set1_epi32(0x3f000000));
+  F32x8 m{_mm256_castsi256_ps(m_bits)};
+  const __m256 low = _mm256_cmp_ps(m.v, _mm256_set1_ps(0.707106781f), _CMP_LT_OQ);
+  m = m + F32x8{_mm256_and_ps(low, m.v)};
+  const __m256i e =
+      _mm256_add_epi32(_mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_set1_epi32(126)),
+                       _mm256_castps_si256(low));  // -1 where m was doubled
+  const F32x8 n{_mm256_cvtepi32_ps(e)};
+  const F32x8 f = m - splat(1.0f), z = f * f;
+  F32x8 p = splat(7.0376836292e-2f);
+  p = fused(p, f, splat(-1.1514610310e-1f));
+  p = fused(p, f, splat(1.1676998740e-1f));
+  p = fused(p, f, splat(-1.2420140846e-1f));
+  p = fused(p, f, splat(1.4249322787e-1f));
+  p = fused(p, f, splat(-1.6668057665e-1f));
+  p = fused(p, f, splat(2.0000714765e-1f));
+  p = fused(p, f, splat(-2.4999993993e-1f));
+  p = fused(p, f, splat(3.3333331174e-1f));
+  F32x8 y = f * z * p;
+  y = fused(n, splat(-2.12194440e-4f), y);
+  y = fused(z, splat(-0.5f), y);
+  return fused(n, splat(0.693359375f), f + y);
+}
+
+inline F32x8 keep_where(F32x8 a, F32x8 b, F32x8 x) {  // x where a >= b, else 0
+  return {_mm256_and_ps(x.v, _mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ))};
+}
+
 // p * 2^n for t = n + 1.5 * 2^23, the sum that rounds to an integer; the product must be normal.
 inline F32x8 times_exp2(F32x8 p, F32x8 t) {
   const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t.v), 23);
@@ -211,6 +244,9 @@ inline F64x8 min(F64x8 a, F64x8 b) {
 inline F64x8 round(F64x8 a) {  // half to even
   constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_pd(a.low, nearest), _mm256_round_pd(a.high, nearest)};
+}
+inline F32x8 narrow(F64x8 a) {
+  return {_mm256_set_m128(_mm256_cvtpd_ps(a.high), _mm256_cvtpd_ps(a.low))};
 }
 inline F64x8 whole_weight8(const float* e) {  // e 2^40, of what WeightSum has rounded
   const __m256d unit = _mm256_set1_pd(0x1p40);
@@ -320,6 +356,12 @@ inline void transpose(F32x8 (&r)[8]) {  // lane j of r[i] <-> lane i of r[j]
 inline F32x8 exp_fast(F32x8 x) {
   return lanewise([&](int i) { return tokenburst::exp_fast(x.v[i]); });
 }
+inline F32x8 log_fast(F32x8 x) {
+  return lanewise([&](int i) { return tokenburst::log_fast(x.v[i]); });
+}
+inline F32x8 keep_where(F32x8 a, F32x8 b, F32x8 x) {
+  return lanewise([&](int i) { return a.v[i] >= b.v[i] ? x.v[i] : 0.0f; });
+}
 inline F32x8 times_exp2(F32x8 p, F32x8 t) {
   return lanewise([&](int i) { return from_bits(to_bits(p.v[i]) + (to_bits(t.v[i]) << 23)); });
 }
@@ -361,6 +403,9 @@ inline F64x8 min(F64x8 a, F64x8 b) {
 }
 inline F64x8 round(F64x8 a) {
   return lanewise64([&](int i) { return rint(a.v[i]); });
+}
+inline F32x8 narrow(F64x8 a) {
+  return lanewise([&](int i) { return static_cast<float>(a.v[i]); });
 }
 inline F64x8 whole_weight8(const float* e) {
   return lanewise64([&](int i) { return static_cast<double>(e[i]) * 0x1p40; });
@@ -419,7 +464,7 @@ inline F32x8 exp_weighed(F32x8 x) {
   return e[0];
 }
 
-// Sum of round(e 2^40) over e in [0, 1], exact, of at most 512 vectors. A sum of floats is rounded
+// Sum of round(e 2^40) over |e| <= 1, exact, of at most 512 vectors. A sum of floats is rounded
 // to a grid by a constant of its size, and what it holds on that grid is summed as an integer: e to
 // 2^-18 beside 48, the rest to 2^-40 beside 3 * 2^-18.
 class WeightSum {
@@ -438,7 +483,7 @@ class WeightSum {
     low_.store(low);
     int64_t sum = 0;
     for (int i = 0; i < 8; ++i) {
-      sum += static_cast<int64_t>(high[i] - count_ * to_bits(coarse)) << 22;
+      sum += int64_t{static_cast<int32_t>(high[i] - count_ * to_bits(coarse))} * (1 << 22);
       sum += static_cast<int32_t>(low[i] - count_ * to_bits(fine));
     }
     return static_cast<uint64_t>(sum);

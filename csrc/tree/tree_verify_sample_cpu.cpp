@@ -180,6 +180,7 @@ class Rows {
 
   bool open(int64_t node) {
     stale = true;
+    listed = false;
     const int64_t first = b * p.batch_stride + node * p.node_stride;
     best_ = survey(p.dtype, p.logits, first, s.e, s.most, true);
     if (best_ < 0) return false;
@@ -205,15 +206,19 @@ class Rows {
     return s.mass[x / block] == 0 ? 0.0 : tokenburst::weight(s.e[x]);
   }
   int64_t entropy() const {
-    int64_t sum = 0;
-    for_each_kept([&](int64_t x) {
-      sum += entropy_term(tokenburst::weight(s.e[x]), static_cast<double>(total_));
+    const F64x8 total = F64x8::splat(static_cast<double>(total_));
+    uint64_t sum = 0;
+    ranges([&](int64_t begin, int64_t end) {
+      uint64_t part = 0;
+      for (int64_t i = begin; i < end; ++i) part += s.mass[i] == 0 ? 0 : entropy_of(i, total);
+      __atomic_fetch_add(&sum, part, __ATOMIC_RELAXED);
     });
-    return sum;
+    return static_cast<int64_t>(sum);
   }
   // Weights that the law leaves, by blocks; returns their sum.
   uint64_t sum() {
     if (!stale) return left_;
+    if (law_.kind == LawKind::typical) likely = likely_from();
     ranges([this](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) s.rest[i] = s.mass[i] == 0 ? 0 : rest_of(i);
     });
@@ -242,6 +247,33 @@ class Rows {
       }
       return rest[x % block] > 0.0 ? rest[x % block] : 0.0;
     });
+  }
+  // Bounds of K-SEQ's beta at rho in [1, k], without its roundings: tokens whose ratio lies between
+  // 1 and k are listed once, the others always count with their draft or with their target weight.
+  bool bound_capped(double rho, int k, double& least, double& most) {
+    if (!dense() || !is_kept(0)) return false;
+    if (!listed) list_capped(static_cast<float>(k));
+    listed = true;
+    double sum = (static_cast<double>(by_draft) + static_cast<double>(by_target) / rho);
+    const F32x8 inverse = F32x8::splat(static_cast<float>(1.0 / rho));
+    for (int64_t i = 0; i < blocks; ++i) {
+      const float *w = list_of(i), *u = w + blocks * block;
+      const auto n = static_cast<int64_t>(s.keys[block * blocks + i]);
+      for (int64_t x = 0; x < n; x += 64) {
+        F32x8 part = F32x8::splat(0.0f);
+        for (int64_t y = x; y < x + 64 && y < n; y += 8) {
+          part = part + min(F32x8::load(u + y), F32x8::load(w + y) * inverse);
+        }
+        sum += static_cast<double>(reduce_add(part)) * weight_unit;
+      }
+    }
+    // Each term is rounded four times, each partial sum eleven times, which makes 15 * 2^-24; then
+    // there are the roundings to whole weights that are left out here.
+    const double error = (sum * 2e-6 + static_cast<double>(2 * p.vocab)) / law_.row_total;
+    const double beta = sum / law_.row_total;
+    most = beta + error < 1.0 ? beta + error : 1.0;
+    least = beta - error < most ? beta - error : most;
+    return true;
   }
   void open_draft(Draft& draft) {
     const int index = law_.num_drafts;
@@ -272,18 +304,30 @@ class Rows {
     uint64_t near[2][max_group / 2];  // nearest above and below, nearest first
     int size[2] = {0, 0};
     const uint64_t at = group_key(weight(token), token);
-    for_each_kept([&](int64_t x) {
-      const uint64_t key = group_key(tokenburst::weight(s.e[x]), x);
-      if (key == at || half == 0) return;
-      const bool below = key < at;
-      uint64_t* list = near[below];
-      int& n = size[below];
-      const auto farther = [below](uint64_t a, uint64_t c) { return below ? a < c : a > c; };
-      if (n == half && farther(key, list[n - 1])) return;
-      int i = n < half ? n++ : n - 1;
-      for (; i > 0 && farther(list[i - 1], key); --i) list[i] = list[i - 1];
-      list[i] = key;
-    });
+    const auto bound = [&](int below) {  // of what may still come nearer than those in the list
+      const uint64_t last = size[below] == half ? near[below][half - 1] : 0;
+      return size[below] < half ? (below ? 0.0f : infinity)
+                                : static_cast<float>(static_cast<double>(last >> 22) / weight_unit);
+    };
+    for (int64_t v = 0; half > 0 && v < blocks * block; v += 8) {
+      if (s.mass[v / block] == 0 || v - v / block * block >= padded(v / block)) continue;
+      const F32x8 e = F32x8::load(s.e + v);
+      const unsigned out = greater(F32x8::splat(bound(1)), e) | greater(e, F32x8::splat(bound(0)));
+      for (unsigned in = ~out & 0xffu; in; in &= in - 1) {
+        const int64_t x = v + __builtin_ctz(in);
+        const double w = tokenburst::weight(s.e[x]);
+        const uint64_t key = group_key(w, x);
+        if (w == 0.0 || key == at) continue;
+        const bool below = key < at;
+        uint64_t* list = near[below];
+        int& n = size[below];
+        const auto farther = [below](uint64_t a, uint64_t c) { return below ? a < c : a > c; };
+        if (n == half && farther(key, list[n - 1])) continue;
+        int i = n < half ? n++ : n - 1;
+        for (; i > 0 && farther(list[i - 1], key); --i) list[i] = list[i - 1];
+        list[i] = key;
+      }
+    }
     const auto total = static_cast<double>(total_);
     const double mine = weight(token) / total, around = p.group_delta;
     for (int below = 0; below < 2; ++below) {
@@ -305,6 +349,46 @@ class Rows {
   template <class F>
   void ranges(F f) const {
     shared ? parallel_for(blocks, grain, f) : f(int64_t{0}, blocks);
+  }
+  float* list_of(int64_t i) const { return reinterpret_cast<float*>(s.keys) + i * block; }
+  void list_capped(float k) {
+    const F32x8 coefficient = F32x8::splat(static_cast<float>(law_.draft[0].coefficient));
+    by_draft = by_target = 0;
+    ranges([&](int64_t begin, int64_t end) {
+      double drafts = 0.0, targets = 0.0;
+      alignas(32) float u8[8];
+      for (int64_t i = begin; i < end; ++i) {
+        float *w = list_of(i), *u = w + blocks * block;
+        int64_t n = 0;
+        const int64_t size = s.mass[i] == 0 ? 0 : padded(i);
+        for (int64_t x = 0; x < size; x += 64) {
+          F32x8 part = F32x8::splat(0.0f), other = part;
+          for (int64_t y = x; y < x + 64 && y < size; y += 8) {
+            const float* e = s.e + i * block + y;
+            const F32x8 target = F32x8::load(e);
+            const F32x8 draft =
+                min(coefficient * F32x8::load(kept_row(0) + i * block + y), F32x8::splat(2.0f));
+            const F32x8 most = F32x8::splat(k) * draft;
+            part = part + keep_where(draft, target, target);
+            other = other + keep_where(target, most, draft);
+            unsigned between = greater(target, draft) & greater(most, target);
+            if (between) draft.store(u8);
+            for (; between; between &= between - 1) {
+              const int lane = __builtin_ctz(between);
+              w[n] = e[lane];
+              u[n++] = u8[lane];
+            }
+          }
+          targets += static_cast<double>(reduce_add(part));
+          drafts += static_cast<double>(reduce_add(other));
+        }
+        for (; n % 8 != 0; ++n) w[n] = u[n] = 0.0f;
+        s.keys[block * blocks + i] = static_cast<uint64_t>(n);
+      }
+      const auto units = [](double x) { return static_cast<uint64_t>(x * weight_unit); };
+      __atomic_fetch_add(&by_draft, units(drafts), __ATOMIC_RELAXED);
+      __atomic_fetch_add(&by_target, units(targets), __ATOMIC_RELAXED);
+    });
   }
   float* kept_row(int index) const { return s.u + index * blocks * block; }
   bool dense() const {
@@ -335,14 +419,25 @@ class Rows {
     return x;
   }
   double left(int64_t x) { return law_weight<Rows>(p, b, law_, tried(), x, weight(x)); }
-  template <class F>
-  void for_each_kept(F f) const {
-    for (int64_t i = 0; i < blocks; ++i) {
-      if (s.mass[i] == 0) continue;
-      for (int64_t x = i * block; x < i * block + length_of(i); ++x) {
-        if (tokenburst::weight(s.e[x]) > 0.0) f(x);
-      }
+  uint64_t entropy_of(int64_t i, F64x8 total) const {
+    const F32x8 small = F32x8::splat(1e-5f), zero = F32x8::splat(0.0f);
+    WeightSum sum;
+    for (int64_t x = i * block; x < i * block + padded(i); x += 8) {
+      const F32x8 prob = narrow(whole_weight8(s.e + x) / total);
+      sum.add(prob * (zero - log_fast(prob + small)));
     }
+    return sum.take();
+  }
+  // Typical: the least exponential of a weight that passes law_weight's test, which grows with it.
+  float likely_from() const {
+    double low = 0.0, high = weight_unit + 1.0;  // fails, passes or is no weight
+    while (high - low > 1.0) {
+      const double middle = std::floor(0.5 * (low + high));
+      (static_cast<float>(middle / law_.row_total) > law_.least ? high : low) = middle;
+    }
+    const double least = high / weight_unit;
+    const auto e = static_cast<float>(least);
+    return static_cast<double>(e) < least ? from_bits(to_bits(e) + 1) : e;
   }
   template <class F>
   int64_t search(const uint64_t* masses, uint64_t target, F weigh) {
@@ -507,12 +602,12 @@ class Rows {
   uint64_t rest_of(int64_t i) const {
     const float* e = s.e + i * block;
     if (law_.kind == LawKind::typical) {
-      uint64_t sum = 0;
-      for (int64_t x = 0; x < length_of(i); ++x) {
-        const double w = tokenburst::weight(e[x]);
-        if (static_cast<float>(w / law_.row_total) > law_.least) sum += static_cast<uint64_t>(w);
+      WeightSum sum;
+      for (int64_t x = 0; x < padded(i); x += 8) {
+        const F32x8 w = F32x8::load(e + x);
+        sum.add(keep_where(w, F32x8::splat(likely), w));
       }
-      return sum;
+      return sum.take();
     }
     if (!dense()) {
       if (law_.kind == LawKind::capped) return 0;
@@ -635,6 +730,9 @@ class Rows {
   Space s;
   int64_t blocks, words;
   bool shared, stale = true;  // stale: the law has changed since sum()
+  bool listed = false;        // for bound_capped, as the next
+  uint64_t by_draft = 0, by_target = 0;
+  float likely = 0.0f;  // typical: exponentials from here on pass
   uint32_t* marked;
   Law law_;
   uint64_t total_ = 0, last_ = 0, left_ = 0;

@@ -116,6 +116,8 @@ class Rows {
     return over_row([&](int64_t x) { return left(x); });
   }
 
+  __device__ static bool bound_capped(double, int, double&, double&) { return false; }
+
   // The token in whose share of the law `target` falls, tokens in the order of their ids: first the
   // tile, whose sum one warp forms, then the token.
   __device__ __noinline__ int64_t find(uint64_t target) {

@@ -375,10 +375,22 @@ class Verifier {
   TB_HD double choose_rho(int k) {
     double low = 1.0, high = k;
     for (int i = 0; i < 16 && high > low; ++i) {
-      const double middle = 0.5 * (low + high), beta = capped_mass(middle);
-      (emitted(beta, k) > middle * beta ? low : high) = middle;
+      const double middle = 0.5 * (low + high);
+      (emits_more(middle, k) ? low : high) = middle;
     }
     return capped_mass(high);
+  }
+  // Whether 1 - (1 - beta)^k > rho beta. The left side falls from k beta on, so what holds at both
+  // ends of bounds of beta holds at beta; only where the ends differ it has to be known exactly.
+  TB_HD bool emits_more(double rho, int k) {
+    double least = 0.0, most = 0.0;
+    if (rows.bound_capped(rho, k, least, most)) {
+      const double clear = 1e-12;  // far more than any rounding here
+      if (emitted(most, k) - rho * most > clear) return true;
+      if (emitted(least, k) - rho * least < -clear) return false;
+    }
+    const double beta = capped_mass(rho);
+    return emitted(beta, k) > rho * beta;
   }
 
   // Block verification of a chain: every prefix is judged as a whole and the longest accepted one
