@@ -1,8 +1,8 @@
-"""Masked diffusion: committing the chosen proposals of a block."""
+"""Masked diffusion: a whole unmasking step from its logits, and committing the chosen proposals."""
 
 import torch
 
-from harness import Case, main, nbytes
+from harness import Case, main, nbytes, short
 from tokenburst import ops
 
 MASK = 126336
@@ -65,6 +65,51 @@ def case(batch, length, rule, device):
     return Case("unmask_select_", name, ours, baseline, check, moved, prepare=prepare)
 
 
+def step_eager(logits, x, k, dtype):
+    """LLaDA's step after its forward: argmax, softmax, gather, then the best k masked positions."""
+    masked = x == MASK
+    proposal = logits.argmax(-1)
+    p = logits.to(dtype).softmax(-1).gather(-1, proposal[..., None]).squeeze(-1)
+    best = p.masked_fill(~masked, -torch.inf).topk(k).indices
+    transfer = torch.zeros_like(masked).scatter_(1, best, True) & masked
+    return torch.where(transfer, proposal, x)
+
+
+def step_case(length, dtype, device):
+    """One step at [1, length, 126464]; `peak_mb` of each side is in the JSON."""
+    logits = torch.randn(1, length, 126464, device=device).mul_(3).to(dtype)
+    start = torch.full((1, length), MASK, device=device)
+    x, position = start.clone(), torch.arange(length, device=device)[None]
+    top_k = torch.full((1,), 8, device=device)
+
+    def ours():
+        stats = ops.vocab_stats(logits, 1)
+        token, score = stats.ids.view(1, length), stats.confidence.view(1, length)
+        return ops.unmask_select_(x, position, token, MASK, score=score, top_k=top_k)
+
+    def prepare():
+        x.copy_(start)
+
+    def check():  # 16-bit logits tie, and the eager argmax may take another id of the best
+        prepare()
+        ours()
+        want = step_eager(logits, start, 8, torch.float64)
+        same = (
+            logits.gather(-1, x.where(x != MASK, 0)[..., None]),
+            logits.gather(-1, want.where(want != MASK, 0)[..., None]),
+        )
+        assert torch.equal(*same) and torch.equal(x == MASK, want == MASK)
+
+    baselines = {
+        "eager step": lambda: step_eager(logits, start, 8, torch.float32),
+        "eager step in float64": lambda: step_eager(logits, start, 8, torch.float64),
+    }
+    if dtype != torch.float32:  # softmax of the logits as they come, which costs precision
+        baselines["eager step in the logits' dtype"] = lambda: step_eager(logits, start, 8, dtype)
+    name = f"[1,{length},126464] {short(dtype)}"
+    return Case("unmask step", name, ours, baselines, check, nbytes(logits), 0, dtype, prepare)
+
+
 def remask_case(batch, length, device):
     start = torch.randint(0, MASK, (batch, length), device=device)
     x = start.clone()
@@ -93,6 +138,8 @@ def remask_case(batch, length, device):
 
 
 def cases(device):
+    for dtype in (torch.float32, torch.bfloat16):
+        yield step_case(64, dtype, device)
     yield remask_case(8, 256, device)
     for rule in ("top-k", "threshold"):
         yield case(8, 256, rule, device)
@@ -100,5 +147,11 @@ def cases(device):
         yield case(1, 32, rule, device)
 
 
+def more(device):
+    for length in (32, 128, 256):
+        for dtype in (torch.float32, torch.bfloat16):
+            yield step_case(length, dtype, device)
+
+
 if __name__ == "__main__":
-    main(cases)
+    main(cases, more)
