@@ -3,6 +3,7 @@
 import torch
 
 from harness import Case, main, nbytes, short
+from shapes import MODELS
 from tokenburst import ops
 
 
@@ -40,8 +41,9 @@ def commit(layers, heads, dim, dtype, device):
 
 
 def cases(device):
+    s = MODELS["Llama-3-8B"]
     for dtype in (torch.float32, torch.bfloat16):
-        yield commit(32, 8, 128, dtype, device)
+        yield commit(s.layers, s.kv_heads, s.head_dim, dtype, device)
 
 
 if __name__ == "__main__":

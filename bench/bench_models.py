@@ -58,8 +58,8 @@ def patterns(device, lengths):
 
 def small(device, batch):
     """What is cheap: trees, matrices, commits, unmasking."""
-    yield named(bench_tree.build(batch, device), "any", batch)
-    yield named(bench_tree.verify(batch, device), "any", batch)
+    yield bench_tree.build(batch, device)
+    yield bench_tree.verify(batch, device)
     for name in CAUSAL:
         s = MODELS[name]
         yield named(bench_recycle.draft(batch, s.vocab, device), name, batch)
@@ -69,7 +69,7 @@ def small(device, batch):
             yield named(commit, name, batch)
     for rule in ("top-k", "threshold"):
         for length in (BLOCK, 256):
-            yield named(bench_unmask.case(batch, length, rule, device), "any", batch)
+            yield bench_unmask.case(batch, length, rule, device)
 
 
 def cases(device):

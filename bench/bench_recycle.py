@@ -4,6 +4,7 @@ import torch
 
 from bench_tree import NODES, template
 from harness import Case, main, nbytes
+from shapes import MODELS
 from tokenburst import ops
 
 K = 8
@@ -78,8 +79,8 @@ def update(batch, vocab, device):
 
 def cases(device):
     for batch in (1, 32):
-        yield draft(batch, 128256, device)
-        yield update(batch, 128256, device)
+        yield draft(batch, MODELS["Llama-3-8B"].vocab, device)
+        yield update(batch, MODELS["Llama-3-8B"].vocab, device)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from harness import Case, main, nbytes, short
+from shapes import MODELS
 from tokenburst import BlockPattern, ops
 
 LENGTH = 4096
@@ -27,13 +29,13 @@ def block_mask(flags, block):
     )
 
 
-def case(heads, dim, block, density, against, dtype, device):
-    q, k, v = (torch.randn(1, heads, LENGTH, dim, device=device).to(dtype) for _ in range(3))
-    n = LENGTH // block
+def case(heads, dim, block, density, against, dtype, device, length=LENGTH):
+    q, k, v = (torch.randn(1, heads, length, dim, device=device).to(dtype) for _ in range(3))
+    n = length // block
     chosen = max(1, round(density * n))
     flags = torch.rand(1, heads, n, n, device=device).argsort(-1) < chosen
     pattern = BlockPattern.from_bool(flags, block)
-    pairs = chosen * block * LENGTH  # of tokens, per head
+    pairs = chosen * block * length  # of tokens, per head
 
     def ours():
         return ops.attn_sparse(q, k, v, pattern.bits, block)
@@ -51,7 +53,7 @@ def case(heads, dim, block, density, against, dtype, device):
         return compiled_flex()(q, k, v, block_mask=mask)
 
     def check():  # the last two query blocks
-        rows, last = slice(LENGTH - 2 * block, LENGTH), pattern.bits[:, :, -2:]
+        rows, last = slice(length - 2 * block, length), pattern.bits[:, :, -2:]
         seen = flags[:, :, -2:].repeat_interleave(block, 2).repeat_interleave(block, 3)
         wide = q[:, :, rows].float(), k.float(), v.float()
         exact = F.scaled_dot_product_attention(*wide, attn_mask=seen)
@@ -59,14 +61,25 @@ def case(heads, dim, block, density, against, dtype, device):
         error = 1e-5 if dtype == torch.float32 else 1e-2
         torch.testing.assert_close(got.float(), exact, rtol=error, atol=error)
 
+    def by(backend):
+        def call():
+            with sdpa_kernel(backend):
+                return dense()
+
+        return call
+
+    every = {"sdpa, dense, as many pairs": dense}
+    if device.type == "cuda":  # torch's own choice need not be the fastest
+        for backend in SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION:
+            every[f"sdpa, dense, {backend.name.lower()}"] = by(backend)
     baselines = {
-        "dense": {"sdpa, dense, as many pairs": dense},
+        "dense": every,
         "flex": {"flex_attention, compiled, full blocks": flex},
         "mask": {"sdpa, bool mask": masked},
     }
     return Case(
         "attn_sparse",
-        f"D={dim} block={block} d={chosen / n:.3f} {short(dtype)} {against}",
+        f"L={length} H={heads} D={dim} block={block} d={chosen / n:.3f} {short(dtype)} {against}",
         ours,
         baselines[against],
         check,
@@ -89,5 +102,14 @@ def cases(device):
         yield case(heads, 128, 64, 0.3, "dense", torch.bfloat16, device)
 
 
+def more(device):
+    """All heads of LLaDA-8B; on a GPU up to 64k."""
+    s, gpu = MODELS["LLaDA-8B"], device.type == "cuda"
+    for length in (65536, 16384) if gpu else (LENGTH,):
+        for density in (0.3, 0.1):
+            dtype = torch.bfloat16 if gpu else torch.float32
+            yield case(s.heads, s.head_dim, 128, density, "dense", dtype, device, length)
+
+
 if __name__ == "__main__":
-    main(cases)
+    main(cases, more)

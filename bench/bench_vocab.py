@@ -3,6 +3,7 @@
 import torch
 
 from harness import Case, main, nbytes, short
+from shapes import MODELS
 from tokenburst import ops
 
 
@@ -117,12 +118,13 @@ def filter_case(rows, vocab, dtype, device):
 
 
 def cases(device):
-    yield filter_case(8, 32000, torch.float32, device)
-    yield tree_case(81, 128256, torch.float32, 8, device)
-    yield tree_case(81, 32000, torch.bfloat16, 8, device)
+    small, large, masked = (MODELS[m].vocab for m in ("Llama-2-7B", "Llama-3-8B", "LLaDA-8B"))
+    yield filter_case(8, small, torch.float32, device)
+    yield tree_case(81, large, torch.float32, 8, device)
+    yield tree_case(81, small, torch.bfloat16, 8, device)
     for dtype in (torch.float32, torch.bfloat16):
-        yield diffusion_case(64, 126464, dtype, device)
-    yield diffusion_case(64, 126464, torch.bfloat16, device, temperature=1.0)
+        yield diffusion_case(64, masked, dtype, device)
+    yield diffusion_case(64, masked, torch.bfloat16, device, temperature=1.0)
 
 
 if __name__ == "__main__":

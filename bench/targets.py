@@ -28,7 +28,9 @@ TARGETS = (
     Target("1.05 x density x dense SDPA", "cpu", "attn_sparse", "fp32 dense", "ratio", 1 / 1.05),
     Target("1.6x FlexAttention", "cpu", "attn_sparse", "flex", "ratio", 1.6),
     Target("85 % of the memory rate", "cuda", "vocab_stats", "126464]", "of_bound", 0.85),
-    Target("1.15 x density x dense SDPA", "cuda", "attn_sparse", "dense", "ratio", 1 / 1.15),
+    Target("1.10 x density x dense SDPA", "cuda", "attn_sparse", "L=65536", "ratio", 1 / 1.10),
+    Target("1.15 x density x dense SDPA", "cuda", "attn_sparse", "L=16384", "ratio", 1 / 1.15),
+    Target("1.33 x density x dense SDPA", "cuda", "attn_sparse", "L=4096 ", "ratio", 1 / 1.33),
     Target(
         "5 % of one dense attention", "cuda", "attn_block_mass", "L=65536", "ratio", 20.0, "dense"
     ),
