@@ -1,5 +1,7 @@
 """In every step of every rule nothing waits, nothing large is made, and something is won."""
 
+import itertools
+
 import pytest
 import torch
 from test_rules_batches import MASK, POLICIES
@@ -97,3 +99,26 @@ PAIRS = [(name, CACHES[i % 4]) for i, name in enumerate(sorted({*EVERY} - PATIEN
 @pytest.mark.parametrize(("name", "cache"), [*PAIRS, ("random", GreedyCache())], ids=str)
 def test_no_forward_with_a_cache_commits_nothing(name, cache):
     wins(decode(EVERY[name], cache))
+
+
+@pytest.mark.parametrize("policy", [u.Dream(24, "origin"), u.ReMDM(24, eta=0.02)], ids=str)
+def test_a_step_that_chance_lets_pass_runs_no_forward(policy):
+    model = tiny_model("qwen2", torch.float32, False)
+    ids, mask = prompts(3, 7, seed=3, ragged=True)
+    options = {"gen_length": 6, "block_length": 3, "seed": 5, "temperature": 0.7, "guidance": 0.5}
+    decoder = DiffusionDecoder(model, policy, mask_id=MASK)
+    steps, names = [], torch.arange(3)
+    out = decoder.generate(
+        ids, mask, sequence_ids=names, callback=lambda n, x: steps.append(x.clone()), **options
+    )
+    every = DiffusionDecoder(model, policy, cache=PrefixCache(refresh=1), mask_id=MASK)
+    want = every.generate(ids, mask, sequence_ids=names, **options)
+    assert torch.equal(out.sequences, want.sequences) and len(steps) == want.stats.forwards
+    changes = sum(not torch.equal(a, b) for a, b in itertools.pairwise(steps))
+    assert out.stats.forwards <= 2 + changes < len(steps)
+    for b in range(3):
+        row = ids[b : b + 1, mask[b] == 1]
+        alone = decoder.generate(row, sequence_ids=names[b : b + 1], **options)
+        assert alone.sequences[0, -6:].tolist() == out.sequences[b, -6:].tolist()
+        assert alone.stats.steps[0] == out.stats.steps[b]
+        assert alone.stats.forwards == sum(out.stats.steps[b])

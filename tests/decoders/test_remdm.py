@@ -74,7 +74,7 @@ def test_the_loop_runs_all_its_steps_and_spares_the_prompt():
     )
     assert all(torch.equal(x[:, :7], ids) for x in seen) and out.stats.new_tokens == [8] * 3
     assert not bool((out.sequences[:, 7:] == VOCAB - 1).any())
-    assert all(11 <= steps <= 12 for row in out.stats.steps for steps in row)
+    assert 22 <= len(seen) <= 24 and out.stats.forwards <= len(seen)
 
 
 @pytest.mark.parametrize(

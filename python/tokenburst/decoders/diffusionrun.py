@@ -157,7 +157,14 @@ class DiffusionRun:
         self.process: Any = unmasking.begin(plan)
         self.bounds = task.bounds()
         self.came = torch.zeros_like(self.block)  # block that a row was in before its current one
+        self.turns = 0  # steps, which may be more than forwards
+        # Without a cache the same sequence gets the same logits: policies that may let a step pass
+        # read them again.
+        dense = scorer.cache is None and scorer.attention is None
+        self.rests = self.needs.pauses and dense
+        self.kept: tuple[Tensor, Tensor] | None = None
         self.look()
+        self.asks = self.active  # rows whose forward says anything new
         # On a GPU the step can be captured.
         fixed = device.type == "cuda"
         self.homes = Homes(self, self.scorer, self.process) if fixed else None
@@ -199,16 +206,24 @@ class DiffusionRun:
     def advance(self, width: int) -> Tensor:
         """One step of every row that is not done; returns the tokens committed in each row.
 
+        On the CPU a step in which no row has anything new to ask of the model runs without it.
+
         Args:
             width: what the scorer answered since the last `look`.
         """
         task, x = self.task, self.task.x
         active, here, position, current = self.active, self.here, self.position, self.current
-        hidden = self.scorer.forward(self.model, x, width)
-        self.forwards += 1
+        self.turns += 1
+        if self.kept is not None and not bool(self.asks.any()):
+            (hidden, logits), unguided = self.kept, None
+        else:
+            self.kept = None
+            hidden = self.scorer.forward(self.model, x, width)
+            self.forwards += 1
+            logits, unguided = self.scorer.logits(self.model, hidden)
 
         self.rng[:, :, 2], self.rng[:, :, 3] = self.step[:, None], position
-        logits, unguided = self.scorer.logits(self.model, hidden)
+        before = x.clone() if self.rests else x
         stats, log_odds = self.reader.read(logits, self.seen, self.rng, unguided)
         step = self._step(
             stats=stats,
@@ -221,7 +236,7 @@ class DiffusionRun:
         if self.trace is not None:
             shown = position, self.masked, stats.token, stats.confidence, chosen.committed
             self.trace.append(TraceStep(*(t.clone() for t in shown)))
-        self.spent[self.row, here] += active
+        self.spent[self.row, here] += self.asks
         self.tokens += chosen.n_committed
         done = active & (chosen.n_left == 0)
         leaves = self.stuck
@@ -233,8 +248,14 @@ class DiffusionRun:
             leaves = leaves | (done & (ends & (position >= 0) & current).any(1))
         self.step = torch.where(done, 0, self.step + 1)
         self.came = torch.where(done, here, self.came)
-        self.block = torch.where(leaves, self.n_blocks, self._next(done))
+        block, self.block = self.block, torch.where(leaves, self.n_blocks, self._next(done))
         self.look()
+        self.asks = self.active
+        if self.rests:
+            same = (x == before).all(1) & (self.block == block)
+            self.asks = self.active & self.seen.any(1) & ~same
+            if x.device.type == "cpu":  # a GPU would have to be waited for
+                self.kept = hidden, logits
         if self.homes is not None:
             self.homes.settle()
         return chosen.n_committed
@@ -278,7 +299,7 @@ class DiffusionRun:
         limit = self.limit if len(self.row) else 0
         total = int(self.n_masks.sum()) if progress else 0
         with torch.inference_mode(), installed(self.model), _bar(progress, total) as show:
-            while self.forwards < limit and (width := self.scorer.width()):
+            while self.turns < limit and (width := self.scorer.width()):
                 committed = self.advance(width)
                 if progress:
                     show(int(committed.sum()))
