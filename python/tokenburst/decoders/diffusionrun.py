@@ -164,7 +164,7 @@ class DiffusionRun:
         self.rests = self.needs.pauses and dense
         self.kept: tuple[Tensor, Tensor] | None = None
         self.look()
-        self.asks = self.active  # rows whose forward says anything new
+        self.asks = self.active.clone()  # rows whose forward says anything new
         # On a GPU the step can be captured.
         fixed = device.type == "cuda"
         self.homes = Homes(self, self.scorer, self.process) if fixed else None

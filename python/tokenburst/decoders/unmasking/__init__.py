@@ -24,10 +24,12 @@ from tokenburst.decoders.unmasking.policy import (
     check_ranking,
 )
 from tokenburst.decoders.unmasking.prophet import Prophet
-from tokenburst.decoders.unmasking.remask import ReMDM, RunningConfidence, SpanMasking, Wino
+from tokenburst.decoders.unmasking.remask import RunningConfidence, SpanMasking
+from tokenburst.decoders.unmasking.remdm import ReMDM
 from tokenburst.decoders.unmasking.schedule import Ascending, EosDamping, LowConfidence
 from tokenburst.decoders.unmasking.threshold import EntropyBudget, Factor, LocalLeap, Threshold
 from tokenburst.decoders.unmasking.variants import FirstAlone, Tempered
+from tokenburst.decoders.unmasking.wino import Wino
 
 __all__ = [
     "RANKINGS",
