@@ -19,17 +19,20 @@ def visibility(parent, kv_len):
     return torch.cat([prefix, sees], 1)
 
 
-def case(nodes, kv_len, heads, kv_heads, dim, dtype, device, window=None, page=None, dense=False):
+def case(
+    nodes, kv_len, heads, kv_heads, dim, dtype, device, window=None, page=None, dense=False, batch=1
+):
+    """`dense`: against SDPA without a mask, over as many rows and keys."""
     total, group = kv_len + nodes, heads // kv_heads
     parent = template(1, device)[0, :nodes]
     mask = visibility(parent, kv_len)
     if window:  # the last keys of each path
         mask &= mask.cumsum(1) > (mask.sum(1) - window)[:, None]
-    q = torch.randn(1, heads, nodes, dim, device=device).to(dtype)
-    k, v = (torch.randn(1, kv_heads, total + 64, dim, device=device).to(dtype) for _ in range(2))
-    lengths = torch.tensor([kv_len], device=device)
-    count = torch.tensor([nodes], device=device)
-    ancestors = ops.tree_build(parent[None], count).ancestors
+    q = torch.randn(batch, heads, nodes, dim, device=device).to(dtype)
+    shape = batch, kv_heads, total + 64, dim
+    k, v = (torch.randn(shape, device=device).to(dtype) for _ in range(2))
+    lengths, count = (torch.full((batch,), n, device=device) for n in (kv_len, nodes))
+    ancestors = ops.tree_build(parent.expand(batch, -1), count).ancestors
     seen = k[:, :, :total], v[:, :, :total]
     folded_mask = mask.repeat(group, 1)
     caches, table = (k, v), None
@@ -51,12 +54,12 @@ def case(nodes, kv_len, heads, kv_heads, dim, dtype, device, window=None, page=N
         return F.scaled_dot_product_attention(q, *seen, attn_mask=mask, enable_gqa=True)
 
     def folded():  # the query heads of a KV head as more rows of one head
-        rows = q.reshape(1, kv_heads, group * nodes, dim)
+        rows = q.reshape(batch, kv_heads, group * nodes, dim)
         out = F.scaled_dot_product_attention(rows, *seen, attn_mask=folded_mask)
-        return out.reshape(1, heads, nodes, dim)
+        return out.reshape(batch, heads, nodes, dim)
 
     def unmasked_folded():
-        rows = q.reshape(1, kv_heads, group * nodes, dim)
+        rows = q.reshape(batch, kv_heads, group * nodes, dim)
         return F.scaled_dot_product_attention(rows, *seen)
 
     def check():
@@ -72,6 +75,7 @@ def case(nodes, kv_len, heads, kv_heads, dim, dtype, device, window=None, page=N
     }
     same_work = {"sdpa, unmasked, heads folded into rows": unmasked_folded}
     extra = f" window={window}" * bool(window) + f" page={page}" * bool(page)
+    extra += f" B={batch}" * (batch > 1)
     return Case(
         "attn_tree, dense work" if dense else "attn_tree",
         f"N={nodes} S={kv_len} Hq={heads} Hkv={kv_heads} D={dim} {short(dtype)}{extra}",
@@ -79,7 +83,7 @@ def case(nodes, kv_len, heads, kv_heads, dim, dtype, device, window=None, page=N
         same_work if dense else masked,
         check,
         moved=nbytes(q, q) + nbytes(*seen) * int(mask.any(0).sum()) // total,
-        flops=4 * heads * dim * int(mask.sum()),
+        flops=4 * batch * heads * dim * int(mask.sum()),
         dtype=dtype,
     )
 
@@ -97,5 +101,11 @@ def cases(device):
     yield case(1, 4096, 32, 8, 128, torch.bfloat16, device)
 
 
+def more(device):
+    for dim in (64, 128):
+        for batch, kv_len in ((1, 4096), (1, 16384), (4, 4096), (4, 16384)):
+            yield case(NODES, kv_len, 8, 4, dim, torch.float32, device, dense=True, batch=batch)
+
+
 if __name__ == "__main__":
-    main(cases)
+    main(cases, more)

@@ -2,15 +2,13 @@
 // of weights goes to a scratch that the thread block keeps, and once all are there the same thread
 // block makes shares of them and adds those up over the rows of each query block. 16-bit tensors
 // use tensor cores; everything else one warp per four rows.
-#include "common/cuda.cuh"
-
+#include "attention/attention.cuh"
 #include "attention/attn_block_mass.h"
 
 namespace tokenburst {
 namespace {
 
 constexpr int rows_per_item = static_cast<int>(mass_rows), warps = 4, threads = 32 * warps;
-constexpr float log2_e = 1.44269504f;
 static_assert(threads == rows_per_item, "one thread per row when shares are made");
 
 // Rows [first, first + rows_per_item) of one head; every length is clamped.
@@ -288,10 +286,6 @@ template <class T, int dim>
 int launch_tensor_core(const AttnBlockMassParams& p, void* stream) {
   return launch(tensor_core_kernel<T, dim>, dim3(p.slots), dim3(threads),
                 TensorCore<T, dim>::shared_bytes, stream, p);
-}
-
-bool aligned(const void* data, const int64_t (&strides)[3]) {  // every row of 16-bit values
-  return (reinterpret_cast<uintptr_t>(data) | 2 * (strides[0] | strides[1] | strides[2])) % 16 == 0;
 }
 
 template <class T>

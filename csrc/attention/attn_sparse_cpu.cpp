@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t panel = 16;   // keys, or dims of values, side by side: two registers
 constexpr int64_t step = 128;   // keys per advance of the online softmax
 constexpr int64_t ahead = 512;  // floats: packed memory is asked for 2 KB before it is used
-constexpr int at_once = 4;      // strips that use a panel while it is in the first cache
+constexpr int at_once = 2;      // strips that use a panel while both are in the first cache
 
 // Seven and eight rows are two strips of about four, so that no strip is much too thin.
 inline int64_t strip_of(int64_t rows) { return rows == 7 || rows == 8 ? 4 : least(rows, strip); }

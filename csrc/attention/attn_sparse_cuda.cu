@@ -11,23 +11,6 @@ namespace {
 
 constexpr int simt_warps = 4;
 
-// In order of d, so that the alignment of the keys does not show in the result.
-template <class T>
-__device__ float dot(const float* q, const T* key, int dim, bool vectors) {
-  float sum = 0.0f;
-  if (!vectors) {
-    for (int d = 0; d < dim; ++d) sum = fused(q[d], widen(key[d]), sum);
-    return sum;
-  }
-#pragma unroll 2
-  for (int d = 0; d < dim; d += Pack<T>::size) {
-    const Pack<T> part = Pack<T>::load(key + d);
-#pragma unroll
-    for (int i = 0; i < Pack<T>::size; ++i) sum = fused(q[d + i], widen(part.value[i]), sum);
-  }
-  return sum;
-}
-
 template <class T>
 __global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnSparseParams p) {
   __shared__ float queries[simt_warps][256];
@@ -70,11 +53,7 @@ __global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnSparsePara
     }
   }
 
-  T* out = out_row<T>(p, at, row);
-  const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-  for (int i = 0; i < 8; ++i) {
-    if (32 * i + lane < dim) out[32 * i + lane] = narrow<T>(o[i] * inverse);
-  }
+  store_row(o, sum, dim, lane, out_row<T>(p, at, row));
   if (lane == 0) lse_of(p, at, row) = log_sum(maximum, sum);
 }
 
@@ -96,10 +75,6 @@ int launch_tensor_core(const AttnSparseParams& p, void* stream) {
   const int64_t rows = p.block < S::most_rows ? p.block : S::most_rows;
   return launch(tensor_core_kernel<T, dim>, dim3(blocks_of(p, rows)),
                 dim3(rows / S::warp_rows * 32), S::shared_bytes(rows), stream, p);
-}
-
-bool aligned(const void* data, const int64_t (&strides)[3]) {  // every row of 16-bit values
-  return (reinterpret_cast<uintptr_t>(data) | 2 * (strides[0] | strides[1] | strides[2])) % 16 == 0;
 }
 
 template <class T>

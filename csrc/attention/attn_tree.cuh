@@ -1,14 +1,12 @@
 #pragma once
 // What the kernels of attn_tree share: where a block works and which rows of the cache a node sees.
-#include "common/cuda.cuh"
-
+#include "attention/attention.cuh"
 #include "attention/attn_tree.h"
 
 namespace tokenburst {
 namespace {
 
 constexpr int kv_tile = 64;
-constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
 // Where one block works, from its index; every length is clamped to the cache. Rows fit in 32 bits:
 // the front door sees to that.
@@ -144,10 +142,6 @@ __device__ int first_tile(const AttnTreeParams& p, const Place& at, int from) {
 
 __device__ int64_t partial_index(const AttnTreeParams& p, int b, int head, int node, int split) {
   return ((b * p.heads + head) * p.nodes + node) * p.splits + split;
-}
-
-__device__ float log_sum(float maximum, float sum) {
-  return sum > 0.0f ? maximum * ln_2 + log_fast(sum) : -INFINITY;
 }
 
 }  // namespace

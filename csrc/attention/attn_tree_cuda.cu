@@ -10,23 +10,6 @@ namespace {
 
 constexpr int simt_warps = 4;
 
-// In order of d, so that the alignment of a cache does not show in the result.
-template <class T>
-__device__ float dot(const float* q, const T* key, int dim, bool vectors) {
-  float sum = 0.0f;
-  if (!vectors) {
-    for (int d = 0; d < dim; ++d) sum = fused(q[d], widen(key[d]), sum);
-    return sum;
-  }
-#pragma unroll 2
-  for (int d = 0; d < dim; d += Pack<T>::size) {
-    const Pack<T> part = Pack<T>::load(key + d);
-#pragma unroll
-    for (int i = 0; i < Pack<T>::size; ++i) sum = fused(q[d + i], widen(part.value[i]), sum);
-  }
-  return sum;
-}
-
 template <class T>
 __global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnTreeParams p) {
   __shared__ float queries[simt_warps][256];
@@ -89,10 +72,7 @@ __global__ void __launch_bounds__(simt_warps * 32, 4) simt_kernel(AttnTreeParams
     return;
   }
   T* out = static_cast<T*>(p.out) + ((at.b * p.nodes + node) * p.heads + head) * dim;
-  const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-  for (int i = 0; i < 8; ++i) {
-    if (32 * i + lane < dim) out[32 * i + lane] = narrow<T>(o[i] * inverse);
-  }
+  store_row(o, sum, dim, lane, out);
   if (lane == 0) p.lse[(at.b * p.heads + head) * p.nodes + node] = log_sum(maximum, sum);
 }
 
@@ -124,10 +104,7 @@ __global__ void __launch_bounds__(merge_warps * 32) merge_kernel(AttnTreeParams 
   }
   const int64_t node = row % p.nodes, head = row / p.nodes % p.heads, b = row / (p.nodes * p.heads);
   T* out = static_cast<T*>(p.out) + ((b * p.nodes + node) * p.heads + head) * dim;
-  const float inverse = total > 0.0f ? 1.0f / total : 0.0f;
-  for (int i = 0; i < 8; ++i) {
-    if (32 * i + lane < dim) out[32 * i + lane] = narrow<T>(o[i] * inverse);
-  }
+  store_row(o, total, dim, lane, out);
   if (lane == 0) p.lse[row] = log_sum(maximum, total);
 }
 
@@ -161,10 +138,6 @@ int launch_tensor_core(const AttnTreeParams& p, void* stream) {
     default:
       return launch_warps<T, dim, 4>(p, stream);
   }
-}
-
-bool aligned(const void* data, const int64_t (&strides)[3]) {  // every row of 16-bit values
-  return (reinterpret_cast<uintptr_t>(data) | 2 * (strides[0] | strides[1] | strides[2])) % 16 == 0;
 }
 
 template <class T>

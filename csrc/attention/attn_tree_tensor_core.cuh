@@ -6,19 +6,6 @@
 namespace tokenburst {
 namespace {
 
-__device__ uint32_t pair_of(float a, float b, __half) {
-  const __half2 pair = __floats2half2_rn(a, b);
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
-}
-__device__ uint32_t pair_of(float a, float b, __nv_bfloat16) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
-}
-
 // Fragments as the PTX manual lays out m16n8k16: a lane holds columns 2 * (lane % 4) + {0, 1} of
 // rows lane / 4 and lane / 4 + 8. Shared rows are padded by 16 bytes: eight rows of any dim here
 // start in eight different groups of four banks.
