@@ -143,12 +143,15 @@ class Drafter(ABC):
         prefill: it also wants to observe the prompt, at the cost of the output head on all rows.
         draws: what its guesses are drawn from; None: they are no draws. Drafters that say the same
             can be verified together.
+        watches_path: `observe` looks at the accepted path. False saves a step of merged drafters
+            to tell each its own.
     """
 
     candidates: int = 0
     verification: str = "walk"
     prefill: bool = False
     draws: str | None = None
+    watches_path: bool = True
 
     @property
     def exact_modes(self) -> tuple[str, ...]:

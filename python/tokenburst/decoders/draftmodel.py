@@ -38,6 +38,8 @@ class DraftModel(Drafter):
         2211.17192; for trees see the shapes.
     """
 
+    watches_path = False  # beside other drafters; alone the path is its own
+
     def __init__(
         self,
         model: torch.nn.Module,

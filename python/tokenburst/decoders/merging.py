@@ -1,7 +1,7 @@
 """Several drafters whose guesses become one tree."""
 
+import operator
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,20 +12,13 @@ from tokenburst.decoders.drafting import (
     ChooseTree,
     DeviceTree,
     Draft,
-    DraftDistribution,
     Drafter,
     DraftState,
     Observation,
 )
+from tokenburst.decoders.mergedtree import Layout, Part, distribution, seen_by
 
 _STREAM = 0x5DEECE66D  # tells the chance of one drafter from that of the next
-
-
-class _Part(NamedTuple):
-    """One drafter's share of a merged tree."""
-
-    draft: Draft
-    node: Tensor  # [B, N] int64: which merged node each of its own is; -1 = none
 
 
 class Merged(Drafter):
@@ -82,7 +75,8 @@ class Merged(Drafter):
 
     def begin(self, state: DraftState, choose_tree: ChooseTree) -> None:
         """As the drafters'."""
-        self._parts: list[_Part] | None = None
+        self._parts: list[Part] | None = None
+        self._layout: Layout | None = None
         for drafter, view in self._views(state):
             drafter.begin(view, choose_tree)
 
@@ -105,103 +99,35 @@ class Merged(Drafter):
     def draft(self, state: DraftState) -> Draft:
         """All trees below one root; a node that an earlier one equals is none."""
         drafts = [drafter.draft(view).padded() for drafter, view in self._views(state)]
-        sizes = [
-            min(draft.tokens.shape[1], drafter.most_nodes)
-            for draft, drafter in zip(drafts, self.drafters, strict=True)
+        trees = [draft.tree for draft in drafts]
+        if self._layout is None or any(map(operator.is_not, trees, self._layout.trees)):
+            self._layout = Layout.of(trees, [d.most_nodes for d in self.drafters])
+        layout = self._layout
+        tokens = torch.cat([drafts[0].tokens, *(draft.tokens[:, 1:] for draft in drafts[1:])], 1)
+        tokens = tokens.index_select(1, layout.taken).where(layout.real, -1)
+        merged = ops.tree_merge(tokens, layout.parents)
+        node = pad(merged.node, (0, 1), value=-1).long()
+        self._parts = [
+            Part(draft, node.index_select(1, columns))
+            for draft, columns in zip(drafts, layout.columns, strict=True)
         ]
-        tokens, parents, begin = [state.root[:, None]], [], 0
-        for draft, nodes in zip(drafts, sizes, strict=True):
-            column = torch.arange(1, nodes, device=state.root.device)
-            real = column < draft.tree.count[:, None]
-            tokens.append(draft.tokens[:, 1:nodes].where(real, -1))
-            above = draft.tree.parents[:, 1:nodes]
-            parents.append(torch.where(real & (above > 0), above + begin, 0))
-            begin += nodes - 1
-        parents.insert(0, torch.full_like(parents[0][:, :1], -1))
-        merged = ops.tree_merge(torch.cat(tokens, 1), torch.cat(parents, 1))
-        count = torch.full_like(drafts[0].tree.count, merged.tokens.shape[1])
-        tree = DeviceTree.from_parents(merged.parent, count)
-        node, begin, self._parts = merged.node.long(), 0, []
-        for draft, nodes in zip(drafts, sizes, strict=True):
-            end = begin + nodes - 1
-            mine = torch.cat([node[:, :1], node[:, begin + 1 : end + 1]], 1)
-            mine = pad(mine, (0, draft.tree.nodes - nodes), value=-1)
-            self._parts.append(_Part(draft, mine))
-            begin = end
+        tree = DeviceTree.from_parents(merged.parent, layout.count)
         drawn = self.draws is not None and not state.greedy
-        return Draft(merged.tokens, tree, _distribution(self._parts) if drawn else None)
+        return Draft(merged.tokens, tree, distribution(self._parts) if drawn else None)
 
     def observe(self, state: DraftState, seen: Observation) -> None:
         """Each drafter sees its own tree; a piece of the prompt is shown to those who want it."""
         for i, drafter in enumerate(self.drafters):
+            if type(drafter).observe is Drafter.observe:
+                continue
             k = drafter.candidates
             mine = seen._replace(ids=seen.ids[:, :, :k], values=seen.values[:, :, :k])
             if self._parts is not None:
-                mine = _seen_by(self._parts[i], mine)
-            if self._parts is not None or drafter.prefill:
+                drafter.observe(state, seen_by(self._parts[i], mine, drafter.watches_path))
+            elif drafter.prefill:
                 drafter.observe(state, mine)
 
     def keep(self, rows: Tensor) -> None:
         """As the drafters'."""
         for drafter in self.drafters:
             drafter.keep(rows)
-
-
-def _distribution(parts: list[_Part]) -> DraftDistribution:
-    """What the draws of all parts were made from, one after the other; what is no draw is certain.
-
-    A token that two parts drew is one node and two draws.
-    """
-    draws, rows, kept, begin = [], [], [], 0
-    for draft, node in parts:
-        q, below = draft.q, pad(node[:, 1:], (1, 0), value=-1)  # the root was not drawn
-        if q is None:
-            draws.append(below)
-            rows.append(torch.full_like(below, -1))
-            continue
-        row = draft.tree.parents if q.row is None else q.row
-        if q.draws is not None:
-            below = below.gather(1, q.draws.clamp(min=0).long()).masked_fill(q.draws < 0, -1)
-        row = row[:, : below.shape[1]].long()
-        draws.append(below)
-        rows.append((row + begin).masked_fill(row < 0, -1))
-        laws = q.ids if q.logits is None else q.logits
-        begin += 0 if laws is None else laws.shape[1]
-        kept.append(q)
-    every = {"row": torch.cat(rows, 1), "draws": torch.cat(draws, 1)}
-    if kept[0].logits is not None:
-        logits = torch.cat([q.logits for q in kept if q.logits is not None], 1)
-        return DraftDistribution(logits, kept[0].temperature, **every)
-    sparse = [(q.ids, q.probs) for q in kept if q.ids is not None and q.probs is not None]
-    width = max(ids.shape[2] for ids, _ in sparse)
-    ids = torch.cat([pad(ids, (0, width - ids.shape[2]), value=-1) for ids, _ in sparse], 1)
-    probs = torch.cat([pad(probs, (0, width - probs.shape[2])) for _, probs in sparse], 1)
-    return DraftDistribution(ids=ids, probs=probs, **every)
-
-
-def _seen_by(part: _Part, seen: Observation) -> Observation:
-    """The observation in the numbers of one part's own tree."""
-    draft, node = part
-    tree, nodes = draft.tree, node.shape[1]
-    at = node.clamp(min=0)
-    each = at[:, :, None].expand(-1, -1, seen.ids.shape[2])
-    # Its share of the accepted path: the first of its nodes at each depth that stands on it.
-    place = seen.path.clamp(min=0).long()
-    taken = torch.zeros_like(seen.tokens, dtype=torch.bool).scatter_(1, place, seen.path >= 0)
-    taken[:, 0] = seen.n_accepted > 0
-    mine = taken.gather(1, at) & (node >= 0)
-    column = torch.arange(nodes, device=node.device)
-    path = torch.full_like(node, nodes)
-    path.scatter_reduce_(1, tree.depth.long(), torch.where(mine, column, nodes), "amin")
-    reached = (path < nodes).sum(1)
-    after = torch.where(seen.path < 0, seen.next_token[:, None], seen.tokens.gather(1, place))
-    return seen._replace(
-        tokens=draft.tokens,
-        tree=tree,
-        count=torch.where(seen.count > 0, tree.count, 0),
-        ids=seen.ids.gather(1, each),
-        values=seen.values.gather(1, each),
-        path=path.where(path < nodes, -1).to(torch.int32),
-        n_accepted=reached.to(torch.int32),
-        next_token=after.gather(1, reached.clamp(max=after.shape[1] - 1)[:, None])[:, 0],
-    )

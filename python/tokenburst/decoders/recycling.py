@@ -39,6 +39,8 @@ class TokenRecycling(Drafter):
         ValueError: numbers out of range, an unknown tree.
     """
 
+    watches_path = False
+
     def __init__(
         self,
         tree: str | TreeTemplate = "auto",

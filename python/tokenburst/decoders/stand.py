@@ -46,6 +46,7 @@ class Stand(Drafter):
 
     verification = "rrs"
     draws = "tables"
+    watches_path = False
 
     def __init__(
         self,
