@@ -4,9 +4,9 @@
 
 Microseconds of the median step. Everything but `forward` is ours: drafting, verification, the
 commit of the cache, the update of the matrix, the text, and the loop around the step. Ours is about
-a dozen calls of torch, each of which finds the caches cold after a forward: vocab_stats takes 43 us
-then, 15 us when called again, tree_verify_greedy 15 and 6 (the best of 120 steps, one thread). Where
-a forward takes 3 ms that shows, so a larger model is measured, too.
+a dozen calls of torch, each of which finds the caches cold after a forward: at best vocab_stats
+takes 43 us then and 15 us when called again, tree_verify_greedy 15 and 6 (one thread). Where a
+forward takes 3 ms that shows, so a larger model is measured, too.
 """
 
 import argparse
