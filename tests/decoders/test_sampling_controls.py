@@ -127,3 +127,17 @@ def test_repeated_siblings_are_never_reached():
             return Draft(draft.tokens[:, [0, 1, 1]], draft.tree)
 
     assert misfit(Twice(Q, (2,), "walk")) < 1
+
+
+def test_drafters_that_draw_alike_are_seen(monkeypatch):
+    # C4: merged drafters have random numbers of their own, nested ones, too.
+    def tables(n):
+        made = [TableDrafter(Q, (1,), "rrs") for _ in range(n)]
+        for drafter in made:
+            drafter.draws = "table"
+        return made
+
+    nested = tb.Merged([tb.Merged(tables(2)), *tables(1), tb.Merged(tables(2))])
+    assert nested.verification == "rrs" and misfit(nested) < 1
+    monkeypatch.setattr(tb.Merged, "_views", lambda self, s: ((d, s) for d in self.drafters))
+    assert misfit(tb.Merged(tables(4))) > 1

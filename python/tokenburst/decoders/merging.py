@@ -18,7 +18,9 @@ from tokenburst.decoders.drafting import (
 )
 from tokenburst.decoders.mergedtree import Layout, Part, distribution, seen_by
 
-_STREAM = 0x5DEECE66D  # tells the chance of one drafter from that of the next
+# A drafter's seed is a step of this generator from that of the merged ones, so that nested ones
+# differ, too.
+_STREAM = 6364136223846793005
 
 
 class Merged(Drafter):
@@ -85,9 +87,9 @@ class Merged(Drafter):
         shared = max(state.shared, self.most_depth + 1)
         for i, drafter in enumerate(self.drafters):
             rng = state.rng
-            if i > 0 and not state.greedy:
+            if not state.greedy:
                 rng = rng.clone()
-                rng[:, 0].bitwise_xor_(i * _STREAM)
+                rng[:, 0].mul_(_STREAM).add_(i + 1)
             yield (
                 drafter,
                 DraftState(
