@@ -135,8 +135,9 @@ def test_refuses_parameters(change, message):
         tb.SparseD(**change)
 
 
-def test_refuses_a_block_causal_model():
-    model = model_of()
-    model.config.block_causal, model.config.block_length = True, 8
+def test_refuses_a_block_causal_model(monkeypatch):
+    model = model_of()  # others use it too
+    for name, value in {"block_causal": True, "block_length": 8}.items():
+        monkeypatch.setattr(model.config, name, value, raising=False)
     with pytest.raises(ValueError, match=r"SparseD.* does not go with a block-causal model: later"):
         tb.DiffusionDecoder(model, attention=tb.SparseD(), mask_id=MASK)
