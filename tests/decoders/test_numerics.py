@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steps import MASK, chosen, confidences, make_plan, make_step
-from test_rules import factor, threshold
+from test_rules import f32, factor, ranked, threshold
 
 from tokenburst.decoders import unmasking as u
 
@@ -89,11 +89,10 @@ def test_noise_weighs_confidences_themselves():
 @given(drawn=confidences(), f=st.sampled_from([1.0, 0.25]))
 def test_the_last_rank_goes_too(drawn, f):
     scores, masked = drawn
-    masks, want = sum(masked), factor(scores, masked, f)
-    if len(want) == masks - 1 and (
-        masks > 2 or max(s for s, m in zip(scores, masked, strict=True) if m) >= 1 - f / 2
-    ):
-        want = {i for i, m in enumerate(masked) if m}
+    order = ranked(scores, masked)
+    passes = [f32(scores[i]) >= f32(1 - f32(f / (r + 2))) for r, i in enumerate(order)]
+    alone = passes == [True] * (len(order) - 1) + [False]  # the last rank fails and no other
+    want = set(order) if alone else factor(scores, masked, f)
     assert chosen(u.Factor(f, last_too=True), scores, masked) == want
 
 

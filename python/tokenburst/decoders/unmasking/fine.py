@@ -11,12 +11,15 @@ def log_odds(p: Tensor) -> Tensor:
     return torch.logit(p.double().clamp(0, 1))
 
 
-def within_factor(score: Tensor, factor: Tensor, open_: Tensor) -> Tensor:
-    """[B] ranks 1 .. r of log odds [B, R] whose confidences reach 1 - factor / (rank + 1)."""
-    ranked = score.double().where(open_, -torch.inf).sort(1, descending=True).values
+def within_factor(score: Tensor, factor: Tensor, open_: Tensor, odds: bool = True) -> Tensor:
+    """[B] ranks 1 .. r of scores [B, R] whose confidences reach 1 - factor / (rank + 1).
+
+    Scores are log odds, or with `odds` False confidences in float32, as are their bounds then.
+    """
+    ranked = score.where(open_, -torch.inf).sort(1, descending=True).values
     rank = torch.arange(1, score.shape[1] + 1, device=score.device)
-    bound = log_odds(1 - factor.double()[:, None] / (rank + 1))
-    passes = (ranked >= bound) & (rank <= open_.sum(1, keepdim=True))
+    bound = 1 - (factor.double() if odds else factor.float())[:, None] / (rank + 1)
+    passes = (ranked >= (log_odds(bound) if odds else bound)) & (rank <= open_.sum(1, keepdim=True))
     return passes.int().cumprod(1).sum(1)
 
 

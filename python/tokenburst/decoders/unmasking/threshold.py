@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tokenburst.decoders.unmasking.fine import log_odds, within_factor
+from tokenburst.decoders.unmasking.fine import within_factor
 from tokenburst.decoders.unmasking.policy import RANKINGS, Rule, Step, check_count, check_ranking
 
 
@@ -86,8 +86,9 @@ class Factor(Rule):
         if not self.last_too:
             return {"factor": factor, "min_one": True}
         open_ = step.masked & step.current & (step.stats.token >= 0)
-        odds = log_odds(step.stats.confidence) if step.log_odds is None else step.log_odds
-        count, masks = within_factor(odds, factor, open_), open_.sum(1)
+        odds = step.log_odds is not None
+        score = step.log_odds if step.log_odds is not None else step.stats.confidence
+        count, masks = within_factor(score, factor, open_, odds), open_.sum(1)
         return {"top_k": torch.where(count == masks - 1, masks, count), "min_one": True}
 
 
