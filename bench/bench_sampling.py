@@ -1,8 +1,10 @@
 """Sampling with draft trees: drafts, and verification in every mode, against eager code."""
 
+from functools import partial
+
 import torch
 
-from eager_verify import MODES, Tree, filtered
+from eager_verify import MODES, Tree, by_inverse, by_multinomial, filtered
 from harness import Case, main, nbytes, short
 from tokenburst import ops
 from tokenburst.ref import verify as ref
@@ -57,6 +59,10 @@ def draft_case(rows, k, dtype, device):
     )
 
 
+def row_of(logits, filters, node):
+    return filtered(logits[node], filters)
+
+
 def verify_case(mode, device, filters=None, batch=1, nodes=17, dtype=torch.float32):
     """The target rejects most of what is drafted, so that residuals are formed."""
     filters = filters or {}
@@ -94,13 +100,10 @@ def verify_case(mode, device, filters=None, batch=1, nodes=17, dtype=torch.float
         position.add_(7)  # other random numbers each time, as in the eager code
         return ops.tree_verify_sample(*args, **given)
 
-    def eager():
-        return [
-            MODES[mode](
-                tree, lambda i, x=x: filtered(x[i], filters), lambda i, y=y: filtered(y[i], {})
-            )
-            for tree, x, y in trees
-        ]
+    def eager(draw):
+        for tree, x, y in trees:
+            p, q = partial(row_of, x, filters), partial(row_of, y, {})
+            MODES[mode](tree, p, q, draw)
 
     def reference():
         position.add_(7)
@@ -115,7 +118,11 @@ def verify_case(mode, device, filters=None, batch=1, nodes=17, dtype=torch.float
     name = " ".join([mode, f"B={batch} N={nodes} V={V} {short(dtype)}", *filters])
     rows = 1 if mode == "walk" else nodes * 2 - 1 if chain else 2  # at the least, the root's
     moved = batch * rows * V * logits.element_size()
-    baselines = {"row by row": eager, "plain-torch reference": reference}
+    baselines = {
+        "eager, multinomial": lambda: eager(by_multinomial),
+        "eager, inverse sum": lambda: eager(by_inverse),
+        "plain-torch reference": reference,
+    }
     return Case("tree_verify_sample", name, ours, baselines, check, moved, dtype=dtype)
 
 

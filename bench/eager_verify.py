@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Row = Callable[[int], Tensor]
+Draw = Callable[[Tensor], int]
 
 
 @dataclass
@@ -35,19 +36,23 @@ def filtered(row: Tensor, filters: dict) -> Tensor:
     return x.softmax(-1)
 
 
-def draw(p: Tensor) -> int:
-    """One token by the inverse of the cumulative weights, which here beats torch.multinomial."""
+def by_multinomial(p: Tensor) -> int:
+    """One token, as the published decoders draw it."""
+    return int(p.multinomial(1))
+
+
+def by_inverse(p: Tensor) -> int:
+    """The same from the cumulative weights: one uniform number instead of V exponential ones."""
     upto = p.cumsum(0)
-    return int(
-        torch.searchsorted(upto, torch.rand(1, device=p.device) * upto[-1]).clamp_max_(len(p) - 1)
-    )
+    at = torch.rand(1, device=p.device) * upto[-1]
+    return int(torch.searchsorted(upto, at).clamp_max_(len(p) - 1))
 
 
 def coin() -> float:
     return float(torch.rand(()))
 
 
-def walk(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
+def walk(tree: Tree, p: Row, q: Row, draw: Draw) -> tuple[list[int], int]:
     path = [0]
     while True:
         y = draw(p(path[-1]))
@@ -57,7 +62,7 @@ def walk(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
         path.append(match[0])
 
 
-def reject(tree: Tree, p: Row, q: Row, replacement: bool) -> tuple[list[int], int]:
+def reject(tree: Tree, p: Row, q: Row, draw: Draw, replacement: bool) -> tuple[list[int], int]:
     """Recursive rejection: draws in order, each against what the earlier ones left."""
     path = [0]
     while True:
@@ -78,7 +83,7 @@ def reject(tree: Tree, p: Row, q: Row, replacement: bool) -> tuple[list[int], in
         path.append(child)
 
 
-def kseq(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
+def kseq(tree: Tree, p: Row, q: Row, draw: Draw) -> tuple[list[int], int]:
     """K-SEQ of SpecTr: rho by bisection, then all draws alike."""
     path = [0]
     while True:
@@ -104,7 +109,7 @@ def kseq(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
         path.append(child)
 
 
-def block(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
+def block(tree: Tree, p: Row, q: Row, draw: Draw) -> tuple[list[int], int]:
     """Block verification of a chain (Sun et al.): the longest prefix that passes as a whole."""
     ratio, kept, law = 1.0, 0, None
     for node in range(len(tree.tokens)):
@@ -123,7 +128,7 @@ def block(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
     return list(range(kept + 1)), draw(law)
 
 
-def typical(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
+def typical(tree: Tree, p: Row, q: Row, draw: Draw) -> tuple[list[int], int]:
     """Medusa's typical acceptance; the deepest accepted path wins."""
     paths: dict[int, list[int]] = {0: [0]}
     best, rows = 0, {}
@@ -145,7 +150,7 @@ def typical(tree: Tree, p: Row, q: Row) -> tuple[list[int], int]:
     return paths[best], draw(law) if float(law.sum()) > 0 else int(target.argmax())
 
 
-def grouped(tree: Tree, p: Row, q: Row, size: int = 15, delta: float = 0.15):
+def grouped(tree: Tree, p: Row, q: Row, draw: Draw, size: int = 15, delta: float = 0.15):
     """Grouped acceptance: a token counts with its neighbours in the order of the target."""
     path = [0]
     while True:
@@ -163,10 +168,10 @@ def grouped(tree: Tree, p: Row, q: Row, size: int = 15, delta: float = 0.15):
         path.append(below[0])
 
 
-MODES: dict[str, Callable[[Tree, Row, Row], tuple[list[int], int]]] = {
+MODES: dict[str, Callable[[Tree, Row, Row, Draw], tuple[list[int], int]]] = {
     "walk": walk,
-    "rrs": lambda tree, p, q: reject(tree, p, q, False),
-    "rrs_wr": lambda tree, p, q: reject(tree, p, q, True),
+    "rrs": lambda *args: reject(*args, False),
+    "rrs_wr": lambda *args: reject(*args, True),
     "kseq": kseq,
     "block": block,
     "lossy_typical": typical,

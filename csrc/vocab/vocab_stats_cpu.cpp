@@ -223,19 +223,11 @@ void add_cleaned(const T* l, int64_t n, int64_t first_id, const uint64_t* mask, 
   row.add_block(clean, padded, first_id);
 }
 
-// Hardware stops its streams at the end of a page; what lies one page ahead is asked for here.
-template <class T>
-void prefetch(const T* l, int64_t n) {
-  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(l + i);
-}
-
 template <class T>
 void add_chunk(const T* l, int64_t begin, int64_t end, const uint64_t* mask, Row& row) {
-  constexpr int64_t ahead = 4096 / static_cast<int64_t>(sizeof(T));
   row.start_chunk();
   for (int64_t first = begin; first < end; first += block) {
     const int64_t n = end - first < block ? end - first : block;
-    prefetch(l + first + ahead, n);
     bool plain = n % 16 == 0 && !(mask && any_suppressed(mask, first, n));
     if (plain && row.base == -infinity) {
       const float most = maximum(l + first, n);
