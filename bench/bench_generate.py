@@ -168,9 +168,9 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     facts, rows, started = metadata(device), [], time.perf_counter()
     print(describe(facts), flush=True)
-    prompts, rounds = (2, 2) if args.quick else (4, 3)
+    prompts, rounds = (2, 2) if args.quick else (3, 3)
     parts = {
-        "pycode": lambda: causal(device, 1, prompts, 64 if args.quick else 96, rounds),
+        "pycode": lambda: causal(device, 1, prompts, 64, rounds),
         "sudoku6": lambda: boards(device, "sudoku6", prompts * 2, rounds),
         "recall": lambda: long_texts(device, prompts // 2, rounds),
         "sudoku4": lambda: boards(device, "sudoku4", prompts * 4, rounds),

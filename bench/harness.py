@@ -16,6 +16,7 @@ import torch
 from machine import circumstances, describe, flop_rate, metadata, read_rate
 from memory import peak_mb
 from record import options, write
+from screen import COLUMNS, cells, table_line
 from timing import captured, interleaved, last_cache, nothing, ratio, summary
 
 __all__ = ["Case", "circumstances", "main", "measure", "nbytes", "nothing", "short"]
@@ -68,11 +69,27 @@ def bound_us(case: Case, device: torch.device) -> float:
     return max(case.moved / rate, flops)
 
 
+def able(case: Case) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """The baselines that run here, and why others do not: a backend may lack a dtype or size."""
+    works, refused = {}, {}
+    for name, call in case.baselines.items():
+        try:
+            case.prepare()
+            call()
+            works[name] = call
+        except Exception as error:
+            refused[name] = f"{type(error).__name__}: {error}"[:200]
+    if not works:
+        raise RuntimeError(f"no alternative runs here: {refused}")
+    return works, refused
+
+
 def measure(case: Case, device: torch.device, budget: float) -> dict:
     """The row of one case; nothing is timed that is not right."""
     case.check()
     cold = cache_state(case, device) == "cold"
-    calls = {"": case.ours, **case.baselines}
+    baselines, refused = able(case)
+    calls = {"": case.ours, **baselines}
     replayed = set()
     if device.type == "cuda":
         for name, call in calls.items():
@@ -82,9 +99,9 @@ def measure(case: Case, device: torch.device, budget: float) -> dict:
     turns = interleaved(list(calls.values()), case.prepare, device, budget, cold)
     ours, *others = turns
     tables = {}
-    for name, theirs in zip(case.baselines, others, strict=True):
+    for name, theirs in zip(baselines, others, strict=True):
         tables[name] = summary(theirs) | ratio(ours, theirs) | {"graph": name in replayed}
-        tables[name]["peak_mb"] = peak_mb(case.baselines[name], case.prepare, device)
+        tables[name]["peak_mb"] = peak_mb(baselines[name], case.prepare, device)
     mine = summary(ours)
     fastest = min(tables, key=lambda name: tables[name]["us"])
     bound = bound_us(case, device)
@@ -103,29 +120,8 @@ def measure(case: Case, device: torch.device, budget: float) -> dict:
         "baseline_us": tables[fastest]["us"],
         **{key: tables[fastest][key] for key in ("ratio", "ratio_low", "ratio_high")},
         "baselines": tables,
+        "refused": refused,
     }
-
-
-COLUMNS = "op", "case", "cache", "us", "spread", "of bound", "ratio", "baseline us", "baseline"
-WIDTHS = 22, 42, 6, 10, 6, 8, 15, 11, 30
-
-
-def table_line(cells: list[str]) -> str:
-    left = {0, 1, 2, len(cells) - 1}
-    return "  ".join(
-        cell.ljust(w) if i in left else cell.rjust(w)
-        for i, (cell, w) in enumerate(zip(cells, WIDTHS, strict=True))
-    ).rstrip()
-
-
-def cells(row: dict) -> list[str]:
-    """A row of the table on the screen."""
-    shown = f"{row['ratio']:.2f} {row['ratio_low']:.2f}-{row['ratio_high']:.2f}"
-    return [
-        *(row["op"], row["case"], row["cache"], f"{row['us']:.1f}", f"{row['spread']:.0%}"),
-        *(f"{row['of_bound']:.0%}" if row["bound_us"] else "", shown),
-        *(f"{row['baseline_us']:.1f}", row["baseline"]),
-    ]
 
 
 def main(cases: Cases, more: Cases | None = None) -> None:
@@ -138,7 +134,7 @@ def main(cases: Cases, more: Cases | None = None) -> None:
     device = torch.device(args.device)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     torch.manual_seed(0)
-    facts, rows, left_out = metadata(device), [], 0
+    facts, rows, failed, left_out = metadata(device), [], [], 0
     print(describe(facts) + "\n\n" + table_line(list(COLUMNS)), flush=True)
     with torch.inference_mode():
         every = cases(device) if args.quick or more is None else chain(cases(device), more(device))
@@ -148,9 +144,16 @@ def main(cases: Cases, more: Cases | None = None) -> None:
             if time.perf_counter() - started > args.seconds:
                 left_out += 1
                 continue
-            row = measure(case, device, args.row_seconds or (0.7 if args.quick else 4.0))
+            try:
+                row = measure(case, device, args.row_seconds or (0.7 if args.quick else 4.0))
+            except Exception as error:  # the other rows still count
+                failed.append(f"{case.op} {case.name}: {type(error).__name__}: {error}")
+                print(f"! {failed[-1]}", flush=True)
+                continue
             rows.append(row)
             print(table_line(cells(row)), flush=True)
-            write(args.json, facts, rows)
+            write(args.json, facts, rows, failed=failed)
     if left_out:
         print(f"{left_out} rows left out after {args.seconds:.0f} s")
+    if failed:
+        sys.exit(f"{len(failed)} rows failed")

@@ -138,6 +138,7 @@ def section(folder: Path, base: Path) -> list[str]:
             facts = run["meta"]
             lines += [f"`{facts['command']}` ({facts['revision']}, load {facts['load']})", ""]
             lines += rows(run)
+            lines += [f"- failed: {text}" for text in run.get("failed", [])]
     others = sorted(f.name for f in folder.glob("*.md"))
     if others:
         lines += ["### Methods on the built-in models", ""]

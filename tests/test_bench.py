@@ -77,6 +77,31 @@ def test_no_row_begins_after_the_time(toy, tmp_path, capsys):
     assert not (tmp_path / "rows.json").exists()
 
 
+def test_rows_go_on_where_a_baseline_or_a_row_fails(monkeypatch, toy, tmp_path, capsys):
+    harness, x = importlib.import_module("harness"), torch.ones(10)
+
+    def refuses():
+        raise RuntimeError("no such dtype")
+
+    def differs():
+        raise AssertionError("ours differs")
+
+    def cases(device):
+        yield harness.Case("toy", "bad", x.sum, {"sum": x.sum}, differs)
+        yield harness.Case("toy", "alone", x.sum, {"other": refuses}, lambda: None)
+        yield harness.Case("toy", "good", x.sum, {"other": refuses, "sum": x.sum}, lambda: None)
+
+    file = tmp_path / "rows.json"
+    options = ["bench", "--quick", "--row-seconds", "0.1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", options)
+    with pytest.raises(SystemExit, match="2 rows failed"):
+        harness.main(cases)
+    run = json.loads(file.read_text())
+    assert [row["case"] for row in run["rows"]] == ["good"] and len(run["failed"]) == 2
+    assert run["rows"][0]["refused"] == {"other": "RuntimeError: no such dtype"}
+    assert "! toy alone" in capsys.readouterr().out
+
+
 def test_a_wrong_result_is_not_timed():
     harness = importlib.import_module("harness")
 

@@ -51,6 +51,16 @@ def test_every_stage_is_a_file_with_a_place_for_its_results():
     assert ops <= files, "a bench file of ops that the one command leaves out"
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_stage_has_a_whole_command(device):
+    every, stages = importlib.import_module("all"), importlib.import_module("stages").STAGES
+    for stage in stages:
+        for quick in (False, True):
+            parts = every.command(stage, ROOT / "bench" / "results" / "x", quick, device)
+            assert parts[0] == f"bench/{stage.file}" and not any("{" in part for part in parts)
+            assert (device in parts) == (stage.kind == "rows")
+
+
 def test_shapes_are_those_of_the_published_configurations():
     shapes = importlib.import_module("shapes")
     for shape in shapes.MODELS.values():
