@@ -151,8 +151,8 @@ class DiffusionDecoder:
             sampling: top-p, top-k, suppressed and biased ids, and the precision of scores.
             eos_token_id: ids that end a row; default: the model's.
             pad_token_id: id that follows an end; default: the model's, else the first eos id.
-            callback: called as callback(forwards, sequences) after each step; masks not yet decided
-                hold the mask id.
+            callback: called as callback(forwards, sequences) after each step, also one that ran no
+                forward; masks not yet decided hold the mask id.
             progress: show a progress bar, which reads a count from the device every step.
             trace: keep what each step saw and did, as `stats.trace`.
 
