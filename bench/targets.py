@@ -25,6 +25,11 @@ TARGETS = (
     Target(
         "80 % of the read bandwidth", "cpu", "vocab_stats", "[81,128256] k=8 fp32", "of_bound", 0.8
     ),
+    Target("8x the eager step, fp32", "cpu", "unmask step", "fp32", "ratio", 8.0, "eager step"),
+    Target("16x the eager step, bf16", "cpu", "unmask step", "bf16", "ratio", 16.0, "eager step"),
+    Target("25x its float64 variant", "cpu", "unmask step", "", "ratio", 25.0, "float64"),
+    Target("twice the time of one read", "cpu", "vocab_sample", "[16", "of_bound", 0.5),
+    Target("10x the reference", "cpu", "tree_verify_sample", "", "ratio", 10.0, "reference"),
     Target("1.05 x density x dense SDPA", "cpu", "attn_sparse", "fp32 dense", "ratio", 1 / 1.05),
     Target("1.6x FlexAttention", "cpu", "attn_sparse", "flex", "ratio", 1.6),
     Target("85 % of the memory rate", "cuda", "vocab_stats", "126464]", "of_bound", 0.85),
