@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tokenburst as tb
-from compare import assert_same
+from agreement import assert_same
 from samples import SAMPLES
 from tokenburst import _native
 

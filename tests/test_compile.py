@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 import tokenburst as tb
-from compare import assert_same
+from agreement import assert_same
 from samples import SAMPLES
 from samples.attention import attend
 from tokenburst import _native

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compare import assert_same
+from agreement import assert_same
 from samples.sparsed import mass, sample
 from tokenburst import _C, ops, ref
 from tokenburst.patterns import BlockPattern, unpack_bits

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from compare import assert_same
+from agreement import assert_same
 from samples.attention import BF16, F16, F32
 from samples.attention import sample as tree_sample
 from samples.sparse import sample

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compare import assert_same
+from agreement import assert_same
 from samples.attention import ancestor_bits, attend, draw, sample
 from samples.tree import random_tree
 from tokenburst import _C, ops, ref

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokenburst as tb
-from compare import assert_same
+from agreement import assert_same
 from samples import Sample
 from samples.attention import ancestor_bits, draw, paged
 from samples.tree import random_tree

@@ -12,7 +12,7 @@ import torch
 
 import executor
 import tokenburst as tb
-from compare import assert_same
+from agreement import assert_same
 from samples import SAMPLES
 from test_catalogue import CASES, OPS, reference
 
