@@ -21,7 +21,7 @@ def where(facts: dict) -> str:
 def save(figure, file: Path, facts: dict) -> None:
     figure.text(0.01, 0.004, where(facts), fontsize=7, color="0.4")
     figure.tight_layout(rect=(0, 0.02, 1, 1))
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -35,7 +35,7 @@ def plain(*axes) -> None:
 
 def ops(runs: list[dict], file: Path) -> None:
     """Bars per row: against the fastest alternative, and against the limit of the machine."""
-    rows = [row for run in runs for row in run["rows"]][:90]
+    rows = [row for run in runs for row in run["rows"]]
     height = 1.2 + 0.19 * len(rows)
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(13, height), sharey=True, width_ratios=(3, 2)

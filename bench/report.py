@@ -112,8 +112,11 @@ def draw(runs: dict[str, dict[str, dict]], folder: Path) -> None:
     """One PNG per kind."""
     import plots
 
-    if runs["ops"]:
-        plots.ops(list(runs["ops"].values()), folder / "ops.png")
+    models = [run for name, run in runs["ops"].items() if name == "models"]
+    others = [run for name, run in runs["ops"].items() if name != "models"]
+    for name, chosen in (("ops", others), ("models", models)):
+        if chosen:
+            plots.ops(chosen, folder / f"{name}.png")
     for kind in ("generate", "tree_cost", "growth"):
         for run in runs[kind].values():
             getattr(plots, kind)(run, folder / f"{kind}.png")
@@ -132,8 +135,9 @@ def section(folder: Path, base: Path) -> list[str]:
         if not runs[kind]:
             continue
         lines += [f"### {title}", ""]
-        if (folder / f"{plot}.png").exists():
-            lines += [f"![{title}]({link}/{plot}.png)", ""]
+        for picture in (plot, *(["models"] if kind == "ops" else [])):
+            if (folder / f"{picture}.png").exists():
+                lines += [f"![{title}: {picture}]({link}/{picture}.png)", ""]
         for run in runs[kind].values():
             facts = run["meta"]
             lines += [f"`{facts['command']}` ({facts['revision']}, load {facts['load']})", ""]
