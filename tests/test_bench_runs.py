@@ -219,7 +219,6 @@ def test_report(bench, tmp_path):
 
 
 def test_plots(bench, tmp_path):
-    pytest.importorskip("matplotlib")
     write_runs(tmp_path)
     bench("report", tmp_path, "--to", tmp_path / "R.md")
     for name in ("ops", "generate", "tree_cost", "growth"):
