@@ -130,13 +130,24 @@ def test_statistics_of_turns():
     assert slow_turn == {"ratio": 2.0, "ratio_low": 2.0, "ratio_high": 2.0}
 
 
-def test_peak_memory_counts_what_a_call_takes():
+def test_peak_memory_counts_what_a_call_takes(monkeypatch, tmp_path):
     memory = importlib.import_module("memory")
-    peak = memory.peak_mb(lambda: torch.ones(64 << 18), lambda: None, CPU)
-    if peak is None:
-        pytest.skip("this system does not say")
-    assert 60 <= peak <= 80
-    assert memory.peak_mb(lambda: None, lambda: None, CPU) <= 2
+    status, clear = tmp_path / "status", tmp_path / "clear_refs"
+    monkeypatch.setattr(memory, "STATUS", status)
+    monkeypatch.setattr(memory, "CLEAR", clear)
+    status.write_text("VmHWM:\t9000 kB\nVmRSS:\t4000 kB\n")
+
+    def call():
+        assert clear.read_text() == "5"  # else an earlier peak would count
+        status.write_text("VmHWM:\t70560 kB\nVmRSS:\t4000 kB\n")
+
+    assert memory.peak_mb(call, lambda: None, CPU) == 65.0
+
+
+def test_peak_memory_is_none_where_the_system_does_not_say(monkeypatch, tmp_path):
+    memory = importlib.import_module("memory")
+    monkeypatch.setattr(memory, "CLEAR", tmp_path / "missing" / "clear_refs")
+    assert memory.peak_mb(lambda: None, lambda: None, CPU) is None
 
 
 ROW = {"device": "cpu", "op": "toy", "case": "x", "us": 100.0, "low": 95.0, "high": 105.0}

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenburst.decoders.drafting import ChooseTree, Draft, Drafter, DraftState, Observation
+from tokenburst.decoders.around import Around
+from tokenburst.decoders.drafting import Drafter, DraftState, Observation
 
 
-class RejectionRecorder(Drafter):
+class RejectionRecorder(Around):
     """Drafts as another drafter does and records what the target wanted where it was rejected.
 
     A record is a context, the text up to the rejected guess, and the target's best tokens there.
@@ -36,29 +37,15 @@ class RejectionRecorder(Drafter):
         ):
             if not 1 <= value <= most:
                 raise ValueError(f"RejectionRecorder: {name}: expected 1..{most}, got {value}")
-        self.drafter, self.contexts, self.width = drafter, contexts, width
-        self.prefill, self.draws = drafter.prefill, drafter.draws
-        self.verification = drafter.verification
+        super().__init__(drafter)
+        self.contexts, self.width = contexts, width
         self.candidates = max(candidates, drafter.candidates)
         self._kept = candidates
-        self._drafted = False
         self._tokens: Tensor | None = None  # [contexts + 1, width] int64, right aligned, -1 before
-
-    @property
-    def exact_modes(self) -> tuple[str, ...]:
-        return self.drafter.exact_modes
-
-    @property
-    def most_nodes(self) -> int:
-        return self.drafter.most_nodes
-
-    @property
-    def most_depth(self) -> int:
-        return self.drafter.most_depth
 
     def bind(self, vocab_size: int, device: torch.device) -> None:
         """As the drafter's."""
-        self.drafter.bind(vocab_size, device)
+        super().bind(vocab_size, device)
         if self._kept > vocab_size:
             raise ValueError(
                 f"RejectionRecorder: candidates: expected <= {vocab_size} words of the "
@@ -71,23 +58,13 @@ class RejectionRecorder(Drafter):
             self._values = torch.zeros(size, self._kept, device=device)
             self._seen = torch.zeros((), dtype=torch.int64, device=device)  # records ever made
 
-    def begin(self, state: DraftState, choose_tree: ChooseTree) -> None:
-        """As the drafter's."""
-        self._drafted = False
-        self.drafter.begin(state, choose_tree)
-
-    def draft(self, state: DraftState) -> Draft:
-        """As the drafter's."""
-        self._drafted = True
-        return self.drafter.draft(state)
-
     def observe(self, state: DraftState, seen: Observation) -> None:
         """Records, then as the drafter's."""
         if self._drafted:
             self._record(state, seen)
         k = self.drafter.candidates
         own = seen._replace(ids=seen.ids[:, :, :k], values=seen.values[:, :, :k])
-        self.drafter.observe(state, own)
+        super().observe(state, own)
 
     def _record(self, state: DraftState, seen: Observation) -> None:
         """One record of each row in which something was guessed after the accepted path."""
@@ -112,10 +89,6 @@ class RejectionRecorder(Drafter):
         self._ids[slot] = seen.ids.gather(1, at)[:, 0]
         self._values[slot] = seen.values.gather(1, at)[:, 0]
         self._seen += wrong.sum()
-
-    def keep(self, rows: Tensor) -> None:
-        """As the drafter's."""
-        self.drafter.keep(rows)
 
     def records(self) -> tuple[Tensor, Tensor, Tensor]:
         """Contexts [R, width] int64 (-1 before the text), best ids and their logits [R, k]."""

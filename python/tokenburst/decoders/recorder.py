@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from tokenburst.decoders.drafting import ChooseTree, Draft, Drafter, DraftState, Observation
+from tokenburst.decoders.around import Around
+from tokenburst.decoders.drafting import Draft, Drafter, DraftState, Observation
 from tokenburst.decoders.templates import TreeTemplate
 
 
-class AcceptanceRecorder(Drafter):
+class AcceptanceRecorder(Around):
     """Drafts as another drafter does and counts how often each node of its tree is accepted.
 
     Decode some text with a large tree, then take the `best` nodes of it (STAND's data-driven tree),
@@ -18,39 +19,14 @@ class AcceptanceRecorder(Drafter):
     """
 
     def __init__(self, drafter: Drafter) -> None:
-        self.drafter = drafter
-        self.candidates, self.prefill = drafter.candidates, drafter.prefill
-        self.verification, self.draws = drafter.verification, drafter.draws
+        super().__init__(drafter)
         self.accepted: Tensor | None = None  # [N] int64: how often each node was on the path
         self.by_depth: Tensor | None = None  # [depth + 1] int64: paths that reached a depth
         self._template: TreeTemplate | None = None
-        self._drafted = False
-
-    @property
-    def exact_modes(self) -> tuple[str, ...]:
-        return self.drafter.exact_modes
-
-    @property
-    def most_nodes(self) -> int:
-        return self.drafter.most_nodes
-
-    @property
-    def most_depth(self) -> int:
-        return self.drafter.most_depth
-
-    def bind(self, vocab_size: int, device: torch.device) -> None:
-        """As the drafter's."""
-        self.drafter.bind(vocab_size, device)
-
-    def begin(self, state: DraftState, choose_tree: ChooseTree) -> None:
-        """As the drafter's."""
-        self._drafted = False
-        self.drafter.begin(state, choose_tree)
 
     def draft(self, state: DraftState) -> Draft:
         """As the drafter's."""
-        draft = self.drafter.draft(state)
-        self._drafted, device = True, draft.tokens.device
+        draft, device = super().draft(state), state.root.device
         self._template = draft.tree.template
         if self.accepted is None or len(self.accepted) != draft.tree.nodes:
             self.accepted = torch.zeros(draft.tree.nodes, dtype=torch.int64, device=device)
@@ -66,11 +42,7 @@ class AcceptanceRecorder(Drafter):
             self.accepted.scatter_add_(0, nodes, on_path.flatten().long())
             reached = on_path.sum(0)[: len(self.by_depth)]
             self.by_depth[: len(reached)] += reached
-        self.drafter.observe(state, seen)
-
-    def keep(self, rows: Tensor) -> None:
-        """As the drafter's."""
-        self.drafter.keep(rows)
+        super().observe(state, seen)
 
     def acceptance_by_depth(self) -> list[float]:
         """Share of steps whose path reached depth 1, 2, ..."""
