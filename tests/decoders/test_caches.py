@@ -10,6 +10,7 @@ from tiny import VOCAB, Watching, prompts, tiny_model
 from tokenburst.decoders.caches import DelayedCache, DualCache, FreeCache, PrefixCache
 from tokenburst.decoders.diffusion import DiffusionDecoder
 from tokenburst.decoders.unmasking import LowConfidence, Threshold
+from tokenburst.models.cache import cache_argument
 
 MASK = VOCAB - 1
 PROMPT, GEN, BLOCK = 7, 16, 8
@@ -68,7 +69,7 @@ def oracle(model, prompt, cache, per_step, shift):
             for layer in layers:
                 layer.fed = fed
             with torch.no_grad():
-                out = model(x[None], past_key_values=Cache(layers=layers), use_cache=True)
+                out = model(x[None], use_cache=True, **cache_argument(model, Cache(layers=layers)))
             logits = out.logits[0].roll(shift, 0)
             logits[:, MASK] = -torch.inf
             best, token = logits.softmax(-1).max(-1)

@@ -11,6 +11,7 @@ from tiny import VOCAB, prompts, tiny_model
 from tokenburst.decoders.caches import GreedyCache, nearest
 from tokenburst.decoders.diffusion import DiffusionDecoder
 from tokenburst.decoders.unmasking import Ascending, LowConfidence, Threshold
+from tokenburst.models.cache import cache_argument
 from tokenburst.ref.philox import philox4x32
 
 MASK = VOCAB - 1
@@ -53,7 +54,7 @@ def oracle(model, prompt, cache, per_step, shift):
             for layer in layers:
                 layer.fed = torch.tensor([i in fed for i in range(len(x))])[:, None]
             with torch.no_grad():
-                out = model(x[None], past_key_values=Cache(layers=layers), use_cache=True)
+                out = model(x[None], use_cache=True, **cache_argument(model, Cache(layers=layers)))
             logits = out.logits[0].roll(shift, 0)
             logits[:, MASK] = -torch.inf
             for i in now:

@@ -14,6 +14,7 @@ from tiny import VOCAB, prompts
 from tokenburst.decoders import unmasking as u
 from tokenburst.decoders.caches import BlockCausalCache, DualCache, PrefixCache
 from tokenburst.decoders.diffusion import DiffusionDecoder
+from tokenburst.models.cache import cache_argument
 
 MASK = VOCAB - 1
 
@@ -69,7 +70,7 @@ def fast_dllm(c, prompt, block, rule, kind):
             DynamicCache() if kind == "prefix" else Cache([Replacing() for _ in range(n_layers)])
         )
         with torch.no_grad():
-            logits = c.model(x[None], past_key_values=cache, use_cache=True).logits[0]
+            logits = c.model(x[None], use_cache=True, **cache_argument(c.model, cache)).logits[0]
         commit(shown(logits, 0), 0)
         last = length if kind == "prefix" else end
         for j in range(1, 100):
@@ -84,8 +85,8 @@ def fast_dllm(c, prompt, block, rule, kind):
                     x[None, begin:last],
                     position_ids=torch.arange(begin, last)[None],
                     attention_mask=torch.zeros(1, 1, last - begin, length),
-                    past_key_values=cache,
                     use_cache=True,
+                    **cache_argument(c.model, cache),
                 ).logits[0]
             commit(shown(logits, begin), j)
     return x
@@ -133,8 +134,8 @@ def block_diffusion(model, prompt, gen_length, steps, tau, heat, draws):
                 x[None, begin:end],
                 position_ids=torch.arange(begin, end)[None],
                 attention_mask=seen,
-                past_key_values=cache,
                 use_cache=True,
+                **cache_argument(model, cache),
             ).logits[0]
 
     if stored:

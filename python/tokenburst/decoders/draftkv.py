@@ -7,7 +7,7 @@ from tokenburst import ops
 from tokenburst.decoders.common import whole
 from tokenburst.decoders.drafting import DraftState
 from tokenburst.models.attention import TokenContext
-from tokenburst.models.cache import TreeCache
+from tokenburst.models.cache import TreeCache, cache_argument
 
 
 class LevelReader:
@@ -58,9 +58,9 @@ class LevelReader:
         return self.model.base_model(
             input_ids=tokens.clamp(0, self.vocab_size - 1),
             position_ids=self.cache.kv_len[:, None].to(torch.int64) + depth,
-            past_key_values=self.cache,
             use_cache=True,
             token_context=context,
+            **cache_argument(self.model.base_model, self.cache),
         ).last_hidden_state
 
     def _logits(self, hidden: Tensor) -> Tensor:

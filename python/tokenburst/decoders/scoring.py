@@ -16,7 +16,7 @@ from tokenburst.decoders.shadows import Shadows, bitmask
 from tokenburst.decoders.sparsedrun import SparsedRun
 from tokenburst.decoders.sparserows import Fed
 from tokenburst.models.attention import TokenContext
-from tokenburst.models.cache import RowCache
+from tokenburst.models.cache import RowCache, cache_argument
 
 # On a GPU widths come in few sizes, so that a step has few shapes.
 GPU_WIDTH = 32
@@ -185,7 +185,7 @@ class Scorer:
             live = self.place[:, :width] < count[:, None]
             x = x.gather(1, fed).where(live, 0)
             self.kv.place_at(fed.where(live, self.length))
-            options = {"past_key_values": self.kv}
+            options = cache_argument(model.base_model, self.kv)
         if self.attention is not None:
             self.attention.begin(len(x), self._fed(fed, count, visible))
         hidden = model.base_model(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tokenburst.decoders.common import whole
 from tokenburst.models.attention import TokenContext
-from tokenburst.models.cache import TreeCache
+from tokenburst.models.cache import TreeCache, cache_argument
 
 
 class Target:
@@ -21,9 +21,9 @@ class Target:
         return self.model.base_model(
             input_ids=tokens.clamp(min=0),
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
             token_context=context,
+            **cache_argument(self.model.base_model, self.cache),
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -115,11 +115,16 @@ class installed:
         self.model = model
 
     def __enter__(self) -> torch.nn.Module:
-        self._before = self.model.config._attn_implementation
+        # All modules of these architectures share one config. The walk over them that
+        # `set_attn_implementation` makes, and one for the mode, cost a small model's forward.
+        config = self.model.config
+        self._before, config._attn_implementation = config._attn_implementation, NAME
         self._training = self.model.training
-        self.model.set_attn_implementation(NAME)
-        return self.model.eval()
+        if self._training:
+            self.model.eval()
+        return self.model
 
     def __exit__(self, *exception: object) -> None:
-        self.model.set_attn_implementation(self._before)
-        self.model.train(self._training)
+        self.model.config._attn_implementation = self._before
+        if self._training:
+            self.model.train()

@@ -1,9 +1,27 @@
 """A preallocated KV cache whose rows are written where each sequence stands."""
 
+import functools
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@functools.cache
+def _cache_name(kind: type) -> str:
+    named = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    return "cache" if "cache" in named else "past_key_values"
+
+
+def cache_argument(model: torch.nn.Module, cache: Cache) -> dict[str, Any]:
+    """`cache` by the name that the model's forward has for it.
+
+    transformers renames `past_key_values` to `cache`.
+    """
+    return {_cache_name(type(model)): cache}
 
 
 class _TreeLayer(CacheLayerMixin):
