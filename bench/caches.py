@@ -1,6 +1,6 @@
-"""KV caches of diffusion decoding: our share of a step, forwards per second, what they solve.
+"""KV caches of diffusion decoding: our share of a step, forwards per second.
 
-Run as `python bench/caches.py [--only speed|sudoku]`; prints Markdown.
+Run as `python bench/caches.py`; prints Markdown. What they solve: `quality_caches.py`.
 """
 
 import argparse
@@ -19,15 +19,9 @@ from tokenburst import (
     GreedyCache,
     LowConfidence,
     PrefixCache,
-    Threshold,
-    zoo,
 )
-from tokenburst.demo import GIVENS
-from tokenburst.zoo import sudoku
 
 CACHES = (None, PrefixCache(), DualCache(), DualCache(vicinity=16), DelayedCache(), FreeCache())
-RANDOM = LowConfidence(ranking="random")
-GREEDY = (GreedyCache(), GreedyCache(refresh=8))
 PROMPT, GEN, BLOCK, VOCAB = 256, 128, 32, 32000
 
 
@@ -90,46 +84,7 @@ def speed() -> None:
             )
 
 
-def solve(name: str, count: int) -> None:
-    model, prompt = zoo.load(name), zoo.prompt_ids(name)
-    side = int(name.removeprefix("sudoku"))
-    questions, _ = sudoku.puzzles(side, count, seed=1, split="test", givens=GIVENS[name])
-    print(f"\n{name}, {count} held-out puzzles of {GIVENS[name]} givens, as infilling:\n")
-    print("| policy | cache | solved | forwards | positions computed |")
-    print("|---|---|---|---|---|")
-    fed = []
-    model.model.register_forward_pre_hook(
-        lambda _, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
-    caches = (*CACHES, DelayedCache(refresh=2), DelayedCache(refresh=None))
-    policies = {
-        "one by one": (LowConfidence(), caches),
-        "threshold 0.95": (Threshold(0.95), caches),
-        "one by one, random order": (RANDOM, (None, DelayedCache(), *GREEDY)),
-    }
-    for label, (policy, some) in policies.items():
-        for cache in some:
-            decoder = DiffusionDecoder(model, policy, cache=cache)
-            right, forwards = 0, 0
-            fed.clear()
-            for part in questions.split(50):
-                out = decoder.infill(torch.cat([prompt.expand(len(part), -1), part], 1))
-                right += int(sudoku.is_solved(out.sequences[:, len(prompt) :], part).sum())
-                forwards += sum(map(sum, out.stats.steps))
-            print(
-                f"| {label} | {cache} | {right / count:.1%} | {forwards / count:.1f} | "
-                f"{sum(fed) / count:.0f} |",
-                flush=True,
-            )
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("speed", "sudoku"))
-    parser.add_argument("--tasks", type=int, default=500)
-    args = parser.parse_args()
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print(circumstances(torch.device("cpu")))
-    if args.only != "sudoku":
-        speed()
-    if args.only != "speed":
-        solve("sudoku6", args.tasks)
+    speed()

@@ -37,12 +37,13 @@ def rows(name: str, seconds: int, quick: int, row_seconds: float = 1.5) -> Stage
     return Stage(name, f"bench_{name}.py", seconds, quick, row_seconds=row_seconds)
 
 
-def rules(model: str, givens: int, quick: int) -> Stage:
+def rules(kind: str, quick: int) -> Stage:
     """Every unmasking rule on puzzles of one kind."""
-    args = "--models", model, "--givens", str(givens), "--out", "{out}", "--count"
+    args = "--kinds", kind, "--out", "{out}", "--count"
     return Stage(
-        f"rules_{model}_{givens}", "bench_rules.py", 120, quick, CPU, "own",
-        args=(*args, "200"), quick_args=(*args, "10"), written=f"rules-{model}-{givens}.json",
+        f"rules_{kind.replace('-', '_')}", "bench_rules.py", 420, quick, CPU, "own",
+        args=(*args, "500"), quick_args=(*args, "10", "--training", "10"),
+        written=f"rules-{kind}.json",
     )  # fmt: skip
 
 
@@ -74,8 +75,10 @@ STAGES = (
         args=DRAFTERS, quick_args=(*DRAFTERS, "--prompts", "2", "--rounds", "1"),
     ),
     Stage(
-        "caches", "caches.py", 60, 40, CPU, "table",
-        args=("--only", "speed"), quick_args=("--only", "speed"), title="Caches of diffusion",
+        "caches", "caches.py", 60, 40, CPU, "table", title="Caches of diffusion",
+    ),
+    Stage(
+        "quality_caches", "quality_caches.py", 300, 0, CPU, "own", args=("--out", "{out}"),
     ),
     Stage(
         "sparsed_quality", "quality_sparsed.py", 90, 60, CPU, "table",
@@ -86,9 +89,10 @@ STAGES = (
         args=("--threads", "2", "1", "--turns", "3"), quick_args=("--turns", "1"),
         title="attn_sparse over density and threads",
     ),
-    rules("sudoku6", 18, 60),
-    rules("sudoku6", 14, 0),
-    rules("sudoku4", 0, 0),
+    rules("sudoku6-18", 60),
+    rules("sudoku6-14", 0),
+    rules("sudoku4-3-free", 0),
+    rules("sudoku4-0", 0),
     Stage(
         "rules", "bench_rules.py", 30, 30, CPU, "own",
         args=("--out", "{out}", "--table"), quick_args=("--out", "{out}", "--table"),

@@ -41,7 +41,8 @@ def test_joint_sampling_with_a_sampler_that_changes_nothing_is_a_schedule():
     ids, mask = prompts(2, 6, seed=1, ragged=True)
     seen = []
 
-    def sampler(hidden, embedded):
+    def sampler(hidden, embedded, position):
+        assert bool((position >= -1).all())
         seen.append((embedded.abs().sum(-1) > 0).sum(1).tolist())
         return hidden
 

@@ -190,6 +190,7 @@ class DiffusionDecoder:
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
+        block_length: PerRow | None = None,
         temperature: float | Tensor = 0.0,
         seed: int | Tensor = 0,
         sequence_ids: Tensor | None = None,
@@ -198,11 +199,14 @@ class DiffusionDecoder:
         progress: bool = False,
         trace: bool = False,
     ) -> DiffusionOutput:
-        """Fill every mask in the given sequences, as one block (or the model's blocks).
+        """Fill every mask in the given sequences.
 
         Args:
             input_ids: [B, L] int64, mask ids where a token is wanted, padded on either side.
             attention_mask: [B, L], non-zero at real tokens and masks; None = all are real.
+            block_length: masks that are filled before the ones after them, an integer or [B] int;
+                a row's last block may hold fewer. None = all, or the model's own blocks where it is
+                block-causal.
             temperature: see `generate`.
             seed: see `generate`.
             sequence_ids: see `generate`.
@@ -215,12 +219,15 @@ class DiffusionDecoder:
             `DiffusionOutput`, sequences [B, L]; every token that was no mask is as given.
 
         Raises:
-            ValueError: wrong shapes, ids out of the vocabulary, a negative temperature.
+            ValueError: wrong shapes, ids out of the vocabulary, blocks or steps that do not fit, a
+                negative temperature.
             RuntimeError: the model's logits hold no number at some mask.
         """
         prompts = self._prompts(input_ids, attention_mask)
         causal_block, mask_id = self.causal_block, self.mask_id
-        task = to_infill(prompts, attention_mask, causal_block=causal_block, mask_id=mask_id)
+        task = to_infill(
+            prompts, attention_mask, block_length, causal_block=causal_block, mask_id=mask_id
+        )
         chance = Chance(temperature, seed, sequence_ids, sampling)
         return self._run(task, chance, callback, progress, trace)
 

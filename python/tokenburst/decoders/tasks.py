@@ -56,16 +56,25 @@ def per_row(name: str, value: PerRow, batch: int, device: torch.device) -> Tenso
         ValueError: neither an integer nor B of them, or a count below 1.
     """
     if not isinstance(value, Tensor):
-        check_count(f"generate: {name}", value)
+        check_count(name, value)
         return torch.full((batch,), value, dtype=torch.int64, device=device)
     if value.shape != (batch,) or value.is_floating_point() or value.dtype == torch.bool:
         raise ValueError(
-            f"generate: {name}: expected an integer or {batch} of them, "
+            f"{name}: expected an integer or {batch} of them, "
             f"got {value.dtype} {tuple(value.shape)}"
         )
     if batch and int(value.min()) < 1:
-        raise ValueError(f"generate: {name}: expected integers >= 1, got {value.tolist()}")
+        raise ValueError(f"{name}: expected integers >= 1, got {value.tolist()}")
     return value.to(device, torch.int64)
+
+
+def _check_causal(op: str, block_length: PerRow | None, causal_block: int | None) -> None:
+    if causal_block is None or block_length is None:
+        return
+    if isinstance(block_length, Tensor) or block_length != causal_block:
+        raise ValueError(
+            f"{op}: block_length: expected None or {causal_block}, the model's, got {block_length}"
+        )
 
 
 def to_generate(
@@ -95,13 +104,11 @@ def to_generate(
         ValueError: lengths that are no counts or do not fit.
     """
     batch, device = len(prompts.given), prompts.given.device
-    wanted = per_row("gen_length", gen_length, batch, device)
-    if causal_block is not None and block_length not in (None, causal_block):
-        raise ValueError(
-            f"generate: block_length: expected None or {causal_block}, the model's, "
-            f"got {block_length}"
-        )
-    size = wanted if block_length is None else per_row("block_length", block_length, batch, device)
+    wanted = per_row("generate: gen_length", gen_length, batch, device)
+    _check_causal("generate", block_length, causal_block)
+    size = wanted
+    if block_length is not None:
+        size = per_row("generate: block_length", block_length, batch, device)
     if causal_block is not None:
         size = torch.full_like(wanted, causal_block)
     elif bool((wanted % size).any()):
@@ -153,20 +160,44 @@ def to_generate(
 
 
 def to_infill(
-    prompts: Prompts, attention_mask: Tensor | None, *, causal_block: int | None, mask_id: int
+    prompts: Prompts,
+    attention_mask: Tensor | None,
+    block_length: PerRow | None,
+    *,
+    causal_block: int | None,
+    mask_id: int,
 ) -> Task:
-    """The masks in the given sequences, as one block, or the blocks of a block-causal model."""
+    """The masks in the given sequences, so many of them a block, or a block-causal model's blocks.
+
+    Args:
+        prompts: B of them.
+        attention_mask: [B, P] as given.
+        block_length: masks of a block, an integer or [B]; None = all of them.
+        causal_block: block length of a block-causal model.
+        mask_id: the mask token.
+
+    Raises:
+        ValueError: lengths that are no counts, or not the model's.
+    """
+    _check_causal("infill", block_length, causal_block)
     given, packed = prompts.given, prompts.packed
     pad = 0, whole(packed.shape[1]) - packed.shape[1]
     x = torch.nn.functional.pad(packed, pad)
     masked = torch.nn.functional.pad((packed == mask_id) & prompts.real, pad)
     if causal_block is None:
-        count = masked.sum(1)
-        n_masks = int(count.max()) if len(x) else 0
+        size = count = masked.sum(1)
+        if block_length is not None:
+            size = per_row("infill: block_length", block_length, len(x), x.device).minimum(count)
+        size = size.clamp(min=1)[:, None, None]
+        n_masks = int(size.minimum(count[:, None, None]).max()) if len(x) else 0
+        most = max(1, int((-(-count // size[:, 0, 0])).max())) if len(x) else 1
         order = (~masked).to(torch.int8).argsort(dim=1, stable=True)
-        order = order[:, : max(whole(n_masks), ROW_GROUP)]
-        slot = torch.arange(order.shape[1], device=x.device)
-        places = order.where(slot < count[:, None], -1)[:, None]
+        width = min(max(whole(n_masks), ROW_GROUP), order.shape[1])
+        offset = torch.arange(width, device=x.device)
+        slot = torch.arange(most, device=x.device)[:, None] * size + offset
+        inside = (offset < size) & (slot < count[:, None, None])
+        found = order.gather(1, slot.clamp(max=order.shape[1] - 1).flatten(1))
+        places = found.view(slot.shape).where(inside, -1)
     else:
         n_masks = causal_block
         place = torch.arange(x.shape[1], device=x.device).where(masked, -1)

@@ -19,7 +19,7 @@ class Vote:
 
     answers: list[Hashable]  # of each prompt
     votes: list[Counter]  # of each prompt: answer -> number of decodings
-    sequences: Tensor  # [B, decodings, P + gen_length]: blocks in order, seeds within them
+    sequences: Tensor  # [B, decodings, L]: blocks ascend, seeds within them
     stats: DiffusionStats
 
 
@@ -29,7 +29,7 @@ def hex_vote(
     attention_mask: Tensor | None = None,
     *,
     answer: Callable[[Tensor], Hashable],
-    gen_length: int = 256,
+    gen_length: int | None = 256,
     blocks: Sequence[int] = (8, 16, 32, 64, 128),
     seeds: int = 5,
     temperature: float = 0.9,
@@ -39,20 +39,21 @@ def hex_vote(
 
     Args:
         decoder: with the policy of all decodings; published: `LowConfidence(tokens_per_step=2)`.
-        input_ids: [B, P] int64 prompts.
+        input_ids: [B, P] int64 prompts, or sequences with masks in place.
         attention_mask: [B, P].
-        answer: what a decoding says, from its new tokens [gen_length]; None is no vote.
-        gen_length: tokens to append.
+        answer: what a decoding says, from its new tokens [gen_length], or from the whole sequence
+            [P] where masks are filled in place; None is no vote.
+        gen_length: tokens to append; None fills the masks in place, as `DiffusionDecoder.infill`.
         blocks: block lengths; the vote of the smaller one counts where there is a tie.
         seeds: decodings of each block length.
         temperature: of all decodings.
-        options: of `DiffusionDecoder.generate`.
+        options: of `DiffusionDecoder.generate` or `infill`.
 
     Returns:
         `Vote`.
 
     Raises:
-        ValueError: no blocks, and as `DiffusionDecoder.generate`.
+        ValueError: no blocks, and as `DiffusionDecoder.generate` or `infill`.
 
     Source: HEX, arXiv 2510.05040.
     """
@@ -62,10 +63,12 @@ def hex_vote(
     order = sorted(blocks)
     each, batch = len(order) * seeds, len(input_ids)
     sizes = torch.tensor(order).repeat_interleave(seeds).repeat(batch)
-    out = decoder.generate(
+    decode: Callable[..., Any] = decoder.infill
+    if gen_length is not None:
+        decode, options = decoder.generate, options | {"gen_length": gen_length}
+    out = decode(
         input_ids.repeat_interleave(each, 0),
         None if attention_mask is None else attention_mask.repeat_interleave(each, 0),
-        gen_length=gen_length,
         block_length=sizes,
         temperature=temperature,
         seed=torch.arange(seeds).repeat(batch * len(order)),
@@ -74,7 +77,7 @@ def hex_vote(
     sequences = out.sequences.unflatten(0, (batch, each))
     votes, answers = [], []
     for rows in sequences:
-        said = [answer(row[-gen_length:]) for row in rows]
+        said = [answer(row[-(gen_length or 0) :]) for row in rows]
         count = Counter(value for value in said if value is not None)
         best = max(count.values(), default=0)
         votes.append(count)

@@ -95,8 +95,10 @@ class JointSampling:
     model's head reads them again.
 
     Args:
-        sampler: f(hidden [B, R, D], embedded [B, R, D]) -> hidden [B, R, D]; `embedded` is 0 where
-            nothing was committed in this step. It has to be trained for the model.
+        sampler: f(hidden [B, R, D], embedded [B, R, D], position [B, R]) -> hidden [B, R, D], for
+            the masks that the step began with. `embedded` is 0 where nothing has been committed in
+            this step yet, `position` is -1 where there was no mask. It has to be trained for the
+            model (`zoo.samplers.train`).
         tokens: per forward.
 
     Raises:
@@ -105,7 +107,7 @@ class JointSampling:
     Source: ADJUST, approximate joint sampling, arXiv 2509.22738. Proposals are greedy.
     """
 
-    sampler: Callable[[Tensor, Tensor], Tensor]
+    sampler: Callable[[Tensor, Tensor, Tensor], Tensor]
     tokens: int = 4
 
     def __post_init__(self) -> None:
@@ -132,10 +134,11 @@ class _Joint:
         done = step.select(score=step.stats.confidence, top_k=one)
         embed, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         suppress = torch.full((1,), step.mask_id, device=step.x.device)
+        position = step.position.where(step.masked, -1)
         for _ in range(self.policy.tokens - 1):
             found = step.x.gather(1, step.position.clamp(min=0))
             embedded = embed(found) * done.committed[..., None]
-            logits = head(self.policy.sampler(step.hidden, embedded))
+            logits = head(self.policy.sampler(step.hidden, embedded, position))
             stats = ops.vocab_stats(logits.contiguous(), suppress=suppress)
             shape = step.position.shape
             more = step.select(
