@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tiny import FAMILIES, VOCAB, prompts, tiny_model
-from tokenburst.decoders import diffusionrun
 from tokenburst.decoders.diffusion import DiffusionDecoder
 from tokenburst.decoders.unmasking import LowConfidence, Threshold
 from tokenburst.models.attention import TokenContext, installed
@@ -139,22 +138,6 @@ def test_the_same_seed_gives_the_same_tokens():
     names = torch.tensor([1, 0])
     swapped = d.generate(ids.flip(0), mask.flip(0), seed=3, sequence_ids=names, **options)
     assert torch.equal(swapped.sequences.flip(0), first)
-
-
-def test_a_flag_that_arrives_late_changes_nothing_but_the_count(monkeypatch):
-    class Late(diffusionrun.LateFlag):
-        def __call__(self, flag):
-            self.history = [*getattr(self, "history", []), bool(flag)]
-            return len(self.history) > 2 and self.history[-3]
-
-    ids, mask = prompts(3, 6, seed=6, ragged=True)
-    d = decoder(Threshold(0.2))
-    want = d.generate(ids, mask, gen_length=8, block_length=4)
-    monkeypatch.setattr(diffusionrun, "LateFlag", Late)
-    got = d.generate(ids, mask, gen_length=8, block_length=4)
-    assert torch.equal(got.sequences, want.sequences)
-    assert (got.stats.steps, got.stats.new_tokens) == (want.stats.steps, want.stats.new_tokens)
-    assert want.stats.forwards < got.stats.forwards <= want.stats.forwards + 2
 
 
 def test_blocks_are_filled_in_order_and_the_callback_sees_it():

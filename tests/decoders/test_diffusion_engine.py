@@ -1,17 +1,13 @@
-"""The engine around the policies: guidance, and a step that never asks the host."""
+"""The engine around the policies: guidance, batches that thin out, traces and streams."""
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny import VOCAB, prompts, tiny_model
-from tokenburst.decoders import diffusionrun
 from tokenburst.decoders.caches import DelayedCache, DualCache, PrefixCache
 from tokenburst.decoders.diffusion import DiffusionDecoder, diffusion_generate
-from tokenburst.decoders.homes import Homes
 from tokenburst.decoders.streaming import Deltas, Stream
-from tokenburst.decoders.unmasking import LowConfidence, Threshold
-from tokenburst.models.attention import installed
+from tokenburst.decoders.unmasking import LowConfidence
 
 MASK = VOCAB - 1
 CACHES = [None, PrefixCache(), DualCache(1), DelayedCache()]
@@ -50,53 +46,6 @@ def test_guidance_sets_the_prompt_against_its_absence(cache):
     for weight in (-1.0, torch.tensor([1.0]), torch.tensor([1.0, 2.0, torch.nan])):
         with pytest.raises(ValueError, match="guidance: expected a number >= 0 or 3 of them"):
             d.generate(ids, mask, gen_length=5, guidance=weight)
-
-
-class NoQuestions(TorchDispatchMode):
-    """Raises where a GPU would have to be waited for."""
-
-    ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().split("::")[1].split(".")[0]
-        assert name.lstrip("_") not in {n.lstrip("_") for n in self.ASKS}, f"{name} asks the host"
-        if name == "index":
-            masks = [t for t in args[1] if t is not None and t.dtype == torch.bool]
-            assert not masks, "an index by a mask has a size that only the device knows"
-        return func(*args, **kwargs or {})
-
-
-def begin(d, monkeypatch, **options):
-    """The state of a generation before its first step."""
-    states = []
-    monkeypatch.setattr(diffusionrun.DiffusionRun, "run", lambda self, *_: states.append(self))
-    prompt, mask = prompts(3, 6, seed=2, ragged=True)
-    device = d.model.device
-    d.generate(prompt.to(device), mask.to(device), gen_length=8, block_length=4, **options)
-    monkeypatch.undo()
-    return states[0]
-
-
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.5, "eos_token_id": 3, "guidance": 1.0}])
-@pytest.mark.parametrize("cache", CACHES, ids=str)
-@pytest.mark.parametrize("policy", [Threshold(0.2), LowConfidence(4)], ids=str)
-def test_a_step_asks_the_host_nothing_and_ends_where_it_began(policy, cache, options, monkeypatch):
-    d = decoder(policy, cache)
-    want = begin(d, monkeypatch, **options)
-    state = begin(d, monkeypatch, **options)
-    state.homes = Homes(state, state.scorer, state.process)
-    homes = {n: v.data_ptr() for n, v in vars(state).items() if isinstance(v, torch.Tensor)}
-    with torch.inference_mode(), installed(d.model):
-        while width := want.scorer.width():
-            want.advance(width)
-            assert state.scorer.width() == width
-            with NoQuestions():
-                state.advance(width)
-            assert torch.equal(state.task.x, want.task.x)
-            if bool((want.block >= want.n_blocks).all()):
-                break
-    now = {n: v.data_ptr() for n, v in vars(state).items() if isinstance(v, torch.Tensor)}
-    assert now == homes
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=str)
@@ -185,25 +134,3 @@ def test_tokens_stream_from_left_to_right_and_changes_as_they_come():
     assert heard.all() == got[0, : len(heard.all())].tolist()
     with pytest.raises(ValueError, match="Stream: expected one sequence, got 2"):
         stream(1, out.sequences.repeat(2, 1))
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("cache", CACHES, ids=str)
-def test_a_step_is_captured_and_replayed(cache, monkeypatch):
-    d = decoder(LowConfidence(tokens_per_step=1), cache, "cuda")
-    want, state = begin(d, monkeypatch), begin(d, monkeypatch)
-    graphs = {}
-    with torch.inference_mode(), installed(d.model):
-        for step in range(8):
-            width = want.scorer.width()
-            want.advance(width)
-            if step < 3:
-                state.advance(width)
-            else:
-                if width not in graphs:
-                    graphs[width] = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(graphs[width]):
-                        state.advance(width)
-                graphs[width].replay()
-            assert torch.equal(state.task.x, want.task.x)
-    d.model.to("cpu")

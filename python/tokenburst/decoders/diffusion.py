@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tokenburst.decoders.caches import CachePolicy, check_cache
+from tokenburst.decoders.chance import Chance
 from tokenburst.decoders.common import check_ids, end_tokens, pack_prompts
-from tokenburst.decoders.diffusionrun import Callback, Chance, DiffusionStats, run
+from tokenburst.decoders.diffusionrun import Callback, run
+from tokenburst.decoders.diffusionstats import DiffusionStats
 from tokenburst.decoders.hooks import check_generation, new_token_limit, refuse_unknown
 from tokenburst.decoders.reading import Sampling
 from tokenburst.decoders.scoring import Scorer

@@ -4,7 +4,17 @@ A CUDA graph reads and writes the memory that it was captured with, so a step th
 has to end in the tensors it began with.
 """
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
+
+
+def nested(process: object) -> Iterator[object]:
+    """A policy's process, and those that work inside it."""
+    while process is not None:
+        yield process
+        process = getattr(process, "process", None)
 
 
 class Homes:
@@ -25,3 +35,27 @@ class Homes:
         for (held, name, home), value in zip(moved, fresh, strict=True):
             home.copy_(value)
             held[name] = home
+
+
+class Memory:
+    """What a process remembers of each row, for rows that sit a step out."""
+
+    def __init__(self, process: object) -> None:
+        self._owners = [vars(owner) for owner in nested(process)]
+
+    def note(self) -> None:
+        """A step begins."""
+        self._noted = [
+            (held, name, value)
+            for held in self._owners
+            for name, value in held.items()
+            if isinstance(value, Tensor)
+        ]
+
+    def keep(self, ran: Tensor) -> None:
+        """It is over, and of rows that did not run, [B] bool, nothing has changed."""
+        for held, name, before in self._noted:
+            now = held[name]
+            if now is not before and now.shape[:1] == ran.shape:
+                row = ran.view(-1, *[1] * (now.dim() - 1))
+                held[name] = torch.where(row, now, before)

@@ -15,11 +15,11 @@ class LateCopy:
     """
 
     def __init__(self, device: torch.device, lag: int = 2) -> None:
-        self._on_gpu, self._lag = device.type == "cuda", lag
+        self.late, self._lag = device.type == "cuda", lag
         self._copies: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 
     def __call__(self, value: Tensor) -> Tensor | None:
-        if not self._on_gpu:
+        if not self.late:
             return value
         host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
         host.copy_(value, non_blocking=True)

@@ -92,6 +92,7 @@ class Reader:
         self.guidance = None if guidance is None else guidance.repeat_interleave(shape[1])
         count = shape[0] * shape[1]
         self.number = torch.arange(count, device=device)
+        self.none = self.number.new_full((), -1)
 
         def ids(name: str, values: Any) -> Tensor:
             listed = torch.tensor(list(values), dtype=torch.int64, device=device)
@@ -119,14 +120,14 @@ class Reader:
             self.options["top_k"] = torch.full_like(self.number, sampling.top_k)
 
     def read(
-        self, logits: Tensor, seen: Tensor, rng: Tensor, unguided: Tensor | None = None
+        self, logits: Tensor, seen: Tensor, rng: Tensor | None, unguided: Tensor | None = None
     ) -> tuple[ops.VocabStats, Tensor | None]:
         """Statistics of the rows that are seen. No tensor of the size of the logits is made.
 
         Args:
             logits: [B * R, V]; with guidance the guided ones are written in their place.
             seen: [B, R] bool.
-            rng: [B, R, 4] int64, names of the draws.
+            rng: [B, R, 4] int64, names of the draws; None where all temperatures are 0.
             unguided: [B * R, V], with guidance.
 
         Returns:
@@ -135,9 +136,9 @@ class Reader:
             are empty, and NaN, where the policy does not look at them and more than one sweep would
             be needed.
         """
-        options: dict[str, Any] = {"rows": self.number.where(seen.flatten(), -1)}
+        options: dict[str, Any] = {"rows": torch.where(seen.flatten(), self.number, self.none)}
         options["suppress"] = self.suppress
-        if self.heat is not None:
+        if self.heat is not None and rng is not None:
             options |= {"temperature": self.heat, "rng": rng.flatten(0, 1)}
         if unguided is not None and self.guidance is not None:
             weight = (self.guidance + 1).to(logits.dtype)[:, None]
@@ -158,7 +159,7 @@ class Reader:
                 for name in ("confidence", "margin", "entropy")
             }
             stats = stats._replace(**rounded)
-        return ops.VocabStats(*(t.unflatten(0, self.shape) for t in stats)), odds
+        return ops.VocabStats(*(t.view(*self.shape, *t.shape[1:]) for t in stats)), odds
 
     def _drawn(
         self, drawn: ops.VocabFiltered, logits: Tensor, options: dict[str, Any]

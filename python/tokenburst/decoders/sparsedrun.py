@@ -76,9 +76,9 @@ class SparsedRun:
         self.sparse = self._rows([turn < self.step for turn in self.turn])
         self.forwards += self.sparse is None or len(self.sparse) > 0
 
-    def shrink(self, rows: Tensor) -> None:
-        """Forwards hold these rows alone from now on; the host waits for them."""
-        self.turn = [self.turn[i] for i in rows.tolist()]
+    def shrink(self, rows: Tensor, places: list[int]) -> None:
+        """Forwards hold these rows alone from now on, told on the device and on the host."""
+        self.turn = [self.turn[i] for i in places]
         self.prompt_len = self.prompt_len[rows]
         self.bits = {layer: bits[rows] for layer, bits in self.bits.items()}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenburst.decoders.diffusion import DiffusionDecoder
-from tokenburst.decoders.diffusionrun import DiffusionStats
+from tokenburst.decoders.diffusionstats import DiffusionStats
 from tokenburst.decoders.unmasking import check_count
 
 

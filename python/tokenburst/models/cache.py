@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 @functools.cache
-def _cache_name(kind: type) -> str:
-    named = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
-    return "cache" if "cache" in named else "past_key_values"
+def _cache_name(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def cache_argument(model: torch.nn.Module, cache: Cache) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def cache_argument(model: torch.nn.Module, cache: Cache) -> dict[str, Any]:
 
     transformers renames `past_key_values` to `cache`.
     """
-    return {_cache_name(type(model)): cache}
+    return {_cache_name(type(model).forward): cache}
 
 
 class _TreeLayer(CacheLayerMixin):
