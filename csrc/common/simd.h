@@ -124,6 +124,9 @@ inline F32x8 fused(F32x8 a, F32x8 b, F32x8 c) { return {_mm256_fmadd_ps(a.v, b.v
 // b where either is NaN: max(x, -inf) drops a NaN.
 inline F32x8 max(F32x8 a, F32x8 b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline F32x8 min(F32x8 a, F32x8 b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline F32x8 truncated(F32x8 a) {  // towards 0
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)};
+}
 inline unsigned greater(F32x8 a, F32x8 b) {  // one bit per lane
   return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)));
 }
@@ -333,6 +336,9 @@ inline F32x8 max(F32x8 a, F32x8 b) {
 }
 inline F32x8 min(F32x8 a, F32x8 b) {
   return lanewise([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32x8 truncated(F32x8 a) {
+  return lanewise([&](int i) { return std::trunc(a.v[i]); });
 }
 inline unsigned greater(F32x8 a, F32x8 b) {
   unsigned bits = 0;

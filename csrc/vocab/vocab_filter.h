@@ -58,6 +58,10 @@ TB_HD uint32_t filter_word(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+TB_HD float filter_value(uint32_t word) {  // of a word of filter_word
+  return from_bits(word & 0x80000000u ? word & 0x7fffffffu : ~word);
+}
+
 TB_HD bool filter_listed(const Ints& ids, int64_t n, int64_t id) {
   for (int64_t i = 0; i < n; ++i) {
     if (ids[i] == id) return true;
@@ -90,9 +94,8 @@ TB_HD FilterRow filter_row(const VocabFilterParams& p, int64_t n) {
   return row;
 }
 
-// The logit of an id after guidance, biases and suppression; -inf = never.
-TB_HD float filter_logit(const VocabFilterParams& p, const FilterRow& row, int64_t id, float l,
-                         float u) {
+// The logit of an id after guidance; -inf = never.
+TB_HD float filter_guided(const VocabFilterParams& p, const FilterRow& row, float l, float u) {
   const float infinity = filter_infinity();
   if (l != l || l == -infinity) return -infinity;
   if (p.uncond) {
@@ -101,8 +104,14 @@ TB_HD float filter_logit(const VocabFilterParams& p, const FilterRow& row, int64
     u = filter_bounded(u);
     l = fused(row.guidance, filter_bounded(l - u), u);
   }
-  l = filter_bounded(l);
-  if (l != l) return -infinity;
+  return l != l ? -infinity : filter_bounded(l);
+}
+
+// The same after biases and suppression.
+TB_HD float filter_logit(const VocabFilterParams& p, const FilterRow& row, int64_t id, float l,
+                         float u) {
+  const float infinity = filter_infinity();
+  l = filter_guided(p, row, l, u);
   if (!(p.special && (p.special[id / 32] >> (id % 32) & 1u))) return l;
   if (filter_listed(p.suppress, p.num_suppress, id)) return -infinity;
   for (int64_t i = 0; i < p.num_bias; ++i) {

@@ -1,207 +1,165 @@
-// One row at a time in the thread's scratch memory: guidance, biases and suppression are applied
-// once, then everything is read from there, eight ids at a time where no order of ids matters.
+// A row is read in passes over its blocks: for their maxima, for masses where top-p cuts, for what
+// lies near the cut, for the draw and for the sums of the statistics. Each pass leaves out the
+// blocks whose maximum says that they do not matter to it.
 #include <cmath>
 
 #include "common/parallel.h"
-#include "common/simd.h"
-#include "vocab/vocab_filter.h"
+#include "vocab/draw_cpu.h"
+#include "vocab/filter_cut_cpu.h"
 
 namespace tokenburst::TB_ISA {
 namespace {
 
-constexpr float none = -infinity;
-
-struct Best {
-  float first, second;
-  int64_t id;
-  void add(float value, int64_t at) {
-    if (value > first) {
-      second = first;
-      first = value;
-      id = at;
-    } else if (value > second) {
-      second = value;
-    }
-  }
+struct Chosen {
+  int64_t token;
+  int32_t n_kept;
 };
 
-// Rows end in whole vectors: what is beyond the vocabulary is -inf.
-inline int64_t padded(int64_t vocab) { return (vocab + 63) / 64 * 64; }
-
-// Writes logits with NaN as -inf and +inf as the largest float; returns the number of NaN.
 template <class T>
-int32_t clean(const T* l, int64_t n, float* out) {
-  const F32x8 least = F32x8::splat(none), most = F32x8::splat(filter_largest);
-  int32_t n_nan = 0;
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    const F32x8 x = F32x8::load(l + i);
-    n_nan += __builtin_popcount(unordered(x));
-    min(max(x, least), most).store(out + i);
+class Filter {
+ public:
+  Filter(const FilterBlocks<T>& row, const FilterCut& at)
+      : b(row), p(row.p), cut(at), all(at.word == filter_all.word) {
+    const float value = all ? -filter_largest : filter_value(cut.word);
+    to_last = value;
+    behind = all || cut.last == filter_all.last ? value : filter_value(cut.word + 1);
   }
-  for (; i < n; ++i) {
-    const float x = widen(l[i]);
-    n_nan += x != x;
-    out[i] = x != x ? none : x > filter_largest ? filter_largest : x;
+
+  Chosen choose(int64_t best) const {
+    if (all && !b.ask.draws) return {best, b.num_finite()};
+    Chosen chosen{best, 0};
+    uint64_t drawn = 0;  // the best score and its id
+    b.ranges([&](int64_t begin, int64_t end) {
+      int32_t kept = 0;
+      Draw draw{b.ask.draws, b.ask.inverse, b.ask.seed, b.ask.sequence, b.ask.step, b.ask.position,
+                none,        none,          -1};
+      if (draw.active && keeps(b.scaled(best), best)) {
+        draw.offer(best, b.logit(best), draw.words(best).word[best % 4]);
+      }
+      for (int64_t i = begin; i < end; ++i) kept += choose(i, draw);
+      __atomic_fetch_add(&chosen.n_kept, kept, __ATOMIC_RELAXED);
+      if (draw.token < 0) return;
+      const uint64_t mine = static_cast<uint64_t>(filter_word(draw.score)) << 32 |
+                            (0xffffffffu - static_cast<uint32_t>(draw.token));
+      uint64_t most = __atomic_load_n(&drawn, __ATOMIC_RELAXED);
+      while (mine > most && !__atomic_compare_exchange_n(&drawn, &most, mine, false,
+                                                         __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+      }
+    });
+    if (b.ask.draws) chosen.token = 0xffffffffu - static_cast<uint32_t>(drawn);
+    return chosen;
   }
-  return n_nan;
-}
 
-// The guided logits of eight ids, where that takes no more than arithmetic.
-template <class T>
-bool guide(const T* l, const T* u, float guidance, float* out) {
-  const F32x8 lowest = F32x8::splat(-filter_largest), most = F32x8::splat(filter_largest);
-  const F32x8 a = F32x8::load(l), b = F32x8::load(u);
-  const unsigned numbers = greater(a, F32x8::splat(none)) & greater(b, F32x8::splat(none));
-  const F32x8 free = min(b, most), apart = min(max(min(a, most) - free, lowest), most);
-  const F32x8 guided = fused(F32x8::splat(guidance), apart, free);
-  min(max(guided, lowest), most).store(out);
-  return numbers == 0xff && !unordered(guided);
-}
-
-Best best_of(const float* x, int64_t n) {
-  Best best{none, none, -1};
-  for (int64_t i = 0; i < n; i += 8) {
-    unsigned above = greater(F32x8::load(x + i), F32x8::splat(best.second));
-    for (; above; above &= above - 1) {
-      const int lane = __builtin_ctz(above);
-      best.add(x[i + lane], i + lane);
+  void finish(const Best& best, const Chosen& chosen) const {
+    const float inverse = p.tempered ? b.ask.inverse : 1.0f;
+    const float* tops = p.tempered ? b.s.height : b.s.most;
+    const auto scaled = [&](float l) { return l == none ? none : filter_bounded(l * inverse); };
+    Best two{scaled(best.first), scaled(best.second), best.id};
+    if (p.tempered && chosen.n_kept < 2) two.second = none;
+    if (p.num_unranked > 0) {
+      for (int64_t i = 0; i < b.blocks; ++i) b.s.unranked[i] = 0;
+      for (int64_t i = 0; i < p.num_unranked; ++i) b.s.unranked[p.unranked[i] / block] = 1;
+      two = b.best_two(tops, inverse, [&](float value, int64_t id) {
+        return filter_ranked(p, id) && (!p.tempered || keeps(value, id));
+      });
     }
-  }
-  return best;
-}
-
-int32_t count_of(const float* x, int64_t n) {  // that are not -inf
-  int32_t count = 0;
-  for (int64_t i = 0; i < n; i += 8) {
-    count += __builtin_popcount(greater(F32x8::load(x + i), F32x8::splat(none)));
-  }
-  return count;
-}
-
-// Sums of e^(x - first) and of it times x - first, in float over 64 ids and in double beyond.
-void add_up(const float* x, int64_t n, FilterSums& sums) {
-  const F32x8 first = F32x8::splat(sums.first), zero = F32x8::splat(0.0f);
-  for (int64_t i = 0; i < n; i += 64) {
-    F32x8 others = zero, weighted = zero;
-    for (int64_t j = i; j < i + 64; j += 8) {
-      const F32x8 below = max(F32x8::load(x + j) - first, F32x8::splat(-100.0f));  // e^-100 is 0
-      const F32x8 e = exp_fast(below);
-      others = others + e;
-      weighted = fused(e, below, weighted);
+    const float own = filter_ranked(p, chosen.token) ? scaled(b.logit(chosen.token)) : none;
+    FilterSums sums{two.first, two.second, own, 0.0, 0.0};
+    if (two.first != none) {
+      b.ranges([&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          double* out = b.s.sums + 2 * i;
+          out[0] = out[1] = 0.0;
+          const bool counts = p.tempered ? tops[i] >= least(i) : tops[i] != none;
+          if (counts && tops[i] - two.first > -88.0f) add_up(i, two.first, inverse, chosen, out);
+        }
+      });
+      for (int64_t i = 0; i < b.blocks; ++i) {
+        sums.others += b.s.sums[2 * i];
+        sums.weighted += b.s.sums[2 * i + 1];
+      }
     }
-    sums.others += reduce_add(others);
-    sums.weighted += reduce_add(weighted);
+    filter_finish(p, b.ask.n, sums);
   }
-}
 
-struct Row {
+ private:
+  const FilterBlocks<T>& b;
   const VocabFilterParams& p;
-  FilterRow ask;
-  const float* logits;  // after guidance, biases and suppression
+  const FilterCut cut;
+  const bool all;         // nothing is cut
+  float to_last, behind;  // the least scaled logit that is kept, up to id `last` and after it
 
-  float scaled(int64_t id) const { return filter_scaled(ask, logits[id]); }
+  bool keeps(float scaled, int64_t id) const { return filter_keeps(cut, filter_word(scaled), id); }
+  // The least scaled logit that block i keeps; where `last` divides it, more is to be asked.
+  float least(int64_t i) const { return i * block <= cut.last ? to_last : behind; }
+  bool divided(int64_t i) const {
+    return to_last != behind && i * block <= cut.last && cut.last < (i + 1) * block - 1;
+  }
 
-  // f(id) is (key, integer): the first key from the top that brings the sum of integers beyond
-  // `limit`.
-  template <class F>
-  FilterFound search(uint64_t limit, F f) const {
-    FilterFound found{true, 0, 0};
-    for (int shift = 24; shift >= 0; shift -= 8) {
-      unsigned long long bins[filter_bins] = {};
-      const uint32_t known = shift == 24 ? 0 : ~0u << (shift + 8);
-      for (int64_t id = 0; id < p.vocab; ++id) {
-        if (logits[id] == none) continue;
-        const auto [key, amount] = f(id);
-        if ((key & known) == (found.key & known)) bins[key >> shift & 255] += amount;
+  // Counts what block i keeps, and draws from it.
+  int32_t choose(int64_t i, Draw& draw) const {
+    if (!(b.s.height[i] >= least(i))) return 0;
+    const F32x8 inverse = F32x8::splat(b.ask.inverse), bar = F32x8::splat(least(i));
+    return b.view(i, [&](auto v) {
+      uint32_t kept[block / 32] = {};
+      int32_t n = 0;
+      for (int64_t x = 0; x < block; x += 8) {
+        const unsigned in = ~greater(bar, v.scaled(x, inverse)) & 0xffu;
+        kept[x / 32] |= in << (x % 32);
       }
-      const int digit = filter_digit(bins, limit, found.above);
-      if (digit < 0) return {false, 0, 0};
-      found.key |= static_cast<uint32_t>(digit) << shift;
-    }
-    return found;
-  }
-
-  struct KeyAmount {
-    uint32_t key;
-    uint64_t amount;
-  };
-
-  FilterCut top_k_cut() const {
-    const int64_t k = p.top_k.present() ? p.top_k[ask.n] : 0;
-    if (k < 1) return filter_all;
-    const FilterFound found = search(static_cast<uint64_t>(k - 1), [&](int64_t id) {
-      return KeyAmount{filter_word(scaled(id)), 1};
-    });
-    return found.found ? FilterCut{found.key, 0xffffffffu} : filter_all;
-  }
-
-  FilterCut top_p_cut(float best) const {
-    const float top_p = p.top_p ? p.top_p[ask.n] : 1.0f;
-    if (!(top_p < 1.0f)) return filter_all;
-    uint64_t total = 0;
-    for (int64_t id = 0; id < p.vocab; ++id) {
-      if (logits[id] != none) total += filter_mass(scaled(id), best);
-    }
-    const auto limit = static_cast<uint64_t>(static_cast<double>(top_p) * total);
-    const FilterFound at = search(limit, [&](int64_t id) {
-      const float value = scaled(id);
-      return KeyAmount{filter_word(value), filter_mass(value, best)};
-    });
-    if (!at.found) return filter_all;
-    uint64_t sum = at.above;  // of ids with this word the first ones, up to the one that crosses
-    for (int64_t id = 0; id < p.vocab; ++id) {
-      if (logits[id] == none || filter_word(scaled(id)) != at.key) continue;
-      sum += filter_mass(scaled(id), best);
-      if (sum > limit) return {at.key, static_cast<uint32_t>(id)};
-    }
-    return {at.key, 0xffffffffu};
-  }
-
-  int64_t draw(const FilterCut& cut) const {
-    float score = none;
-    int64_t token = -1;
-    for (int64_t base = 0; base < p.vocab; base += 4) {
-      Philox4 random;
-      bool drawn = false;
-      for (int64_t id = base; id < base + 4 && id < p.vocab; ++id) {
-        if (logits[id] == none || !filter_keeps(cut, filter_word(scaled(id)), id)) continue;
-        if (!drawn) {
-          random = philox(ask.seed, static_cast<uint32_t>(base / 4), ask.position, ask.step,
-                          ask.sequence);
-          drawn = true;
-        }
-        const float noisy = filter_bounded(
-            tokenburst::fused(logits[id], ask.inverse, gumbel(random.word[id - base])));
-        if (noisy > score) {
-          score = noisy;
-          token = id;
+      for (int64_t w = 0; divided(i) && w < block / 32; ++w) {
+        for (uint32_t m = kept[w]; m; m &= m - 1) {
+          const int64_t x = w * 32 + __builtin_ctz(m);
+          if (!keeps(filter_scaled(b.ask, v.logit(x)), i * block + x)) kept[w] &= ~(m & -m);
         }
       }
-    }
-    return token;
+      for (const uint32_t word : kept) n += __builtin_popcount(word);
+      if (n == 0 || !draw.active || draw.hopeless(b.s.most[i])) return n;
+      uint32_t within = draw.limit(b.s.most[i]);
+      for (int64_t w = 0; w < block / 32; ++w) {
+        if (kept[w] == 0) continue;
+        draw.scan(i * block + w * 32, kept[w], b.s.most[i], within,
+                  [&](int64_t x) { return v.logit(w * 32 + x); });
+      }
+      return n;
+    });
   }
 
-  // Statistics from `counted` [padded(vocab)]: what enters them, -inf elsewhere. The token's place
-  // is cleared on the way.
-  void finish(const Best& best, int64_t token, float* counted) const {
-    FilterSums sums{best.first, best.second, counted[token], 0.0, 0.0};
-    counted[token] = none;
-    if (best.id >= 0) add_up(counted, padded(p.vocab), sums);
-    filter_finish(p, ask.n, sums);
-  }
-
-  // Leaves what is kept and counts; returns how many are kept.
-  int32_t count(const FilterCut& cut, float* counted) const {
-    int32_t kept = 0;
-    for (int64_t id = 0; id < p.vocab; ++id) {
-      const bool keeps = logits[id] != none && filter_keeps(cut, filter_word(scaled(id)), id);
-      const bool counts = logits[id] != none && filter_ranked(p, id) && (!p.tempered || keeps);
-      kept += keeps;
-      counted[id] = !counts ? none : p.tempered ? scaled(id) : logits[id];
+  // Sums of e^x and of e^x x over what counts in block i but the token, x = scaled logit - first:
+  // in float within the block, in double beyond.
+  void add_up(int64_t i, float first, float inverse, const Chosen& chosen, double* out) const {
+    const float bar = p.tempered ? least(i) : -filter_largest;
+    const bool cleared = chosen.token / block == i || (p.num_unranked > 0 && b.s.unranked[i]) ||
+                         (p.tempered && divided(i));
+    if (!cleared) return b.view(i, [&](auto v) { add_up(v, first, inverse, bar, out); });
+    alignas(64) float copy[block];
+    b.copy(i, copy);
+    for (int64_t x = 0; x < block && p.tempered && divided(i); ++x) {
+      if (!keeps(filter_scaled(b.ask, copy[x]), i * block + x)) copy[x] = none;
     }
-    for (int64_t id = p.vocab; id < padded(p.vocab); ++id) counted[id] = none;
-    return kept;
+    for (int64_t j = 0; j < p.num_unranked; ++j) {
+      if (p.unranked[j] / block == i) copy[p.unranked[j] % block] = none;
+    }
+    if (chosen.token / block == i) copy[chosen.token % block] = none;
+    add_up(Patch{copy}, first, inverse, bar, out);
+  }
+  template <class View>
+  static void add_up(View v, float first, float inverse, float least, double* out) {
+    const F32x8 base = F32x8::splat(first), scale = F32x8::splat(inverse),
+                bar = F32x8::splat(least);
+    F32x8 others[4], weighted[4];
+    for (int j = 0; j < 4; ++j) others[j] = weighted[j] = F32x8::splat(0.0f);
+    for (int64_t x = 0; x < block; x += 32) {
+      for (int j = 0; j < 4; ++j) {
+        const F32x8 z = v.scaled(x + 8 * j, scale);
+        const F32x8 below = max(z - base, F32x8::splat(-100.0f));  // e^-100 is 0
+        const F32x8 e = keep_where(z, bar, exp_fast(below));
+        others[j] = others[j] + e;
+        weighted[j] = fused(e, below, weighted[j]);
+      }
+    }
+    out[0] = reduce_add((others[0] + others[1]) + (others[2] + others[3]));
+    out[1] = reduce_add((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]));
   }
 };
 
@@ -212,45 +170,27 @@ const T* row_at(const VocabFilterParams& p, const void* data, int64_t outer, int
 }
 
 template <class T>
-void filter_one(const VocabFilterParams& p, int64_t n) {
+void filter_one(const VocabFilterParams& p, int64_t n, bool shared) {
   const int64_t r = p.rows.present() ? p.rows[n] : n;
   p.token[n] = -1;
   p.gap[n] = 0.0f;
   p.n_kept[n] = p.n_nan[n] = 0;
   filter_finish(p, n, {none, none, none, 0.0, 0.0});
   if (r < 0) return;
-  const int64_t size = padded(p.vocab);
-  auto* combined = static_cast<float*>(scratch(2 * size * sizeof(float)));
-  auto* counted = combined + size;
-  const Row row{p, filter_row(p, n), combined};
   const T* l = row_at<T>(p, p.logits, p.outer_stride, p.row_stride, r);
   const T* u =
       p.uncond ? row_at<T>(p, p.uncond, p.uncond_outer_stride, p.uncond_row_stride, r) : nullptr;
-  const auto form = [&](int64_t id) {
-    combined[id] = filter_logit(p, row.ask, id, widen(l[id]), u ? widen(u[id]) : 0.0f);
-  };
-  p.n_nan[n] = clean(l, p.vocab, combined);
-  for (int64_t id = 0; u && id < p.vocab; id += 8) {
-    if (id + 8 <= p.vocab && guide(l + id, u + id, row.ask.guidance, combined + id)) continue;
-    for (int64_t i = id; i < id + 8 && i < p.vocab; ++i) form(i);
-  }
-  for (int64_t i = 0; i < p.num_suppress; ++i) form(p.suppress[i]);
-  for (int64_t i = 0; i < p.num_bias; ++i) form(p.bias_ids[i]);
-  for (int64_t id = p.vocab; id < size; ++id) combined[id] = none;
-  const Best best = best_of(combined, size);
+  FilterBlocks<T> row(p, n, l, u, FilterSpace::of((p.vocab + block - 1) / block), shared);
+  p.n_nan[n] = row.survey();
+  const Best best = row.best_two(row.s.most, 1.0f, [](float, int64_t) { return true; });
   if (best.id < 0) return;
   p.gap[n] = best.first - best.second;
-  const float top = filter_scaled(row.ask, best.first);
-  const FilterCut cut = filter_stricter(row.top_k_cut(), row.top_p_cut(top));
-  p.token[n] = row.ask.draws ? row.draw(cut) : best.id;
-  const bool all = cut.word == filter_all.word && cut.last == filter_all.last;
-  if (all && !p.tempered && p.num_unranked == 0) {
-    p.n_kept[n] = count_of(combined, size);
-    row.finish(best, p.token[n], combined);
-  } else {
-    p.n_kept[n] = row.count(cut, counted);
-    row.finish(best_of(counted, size), p.token[n], counted);
-  }
+  const FilterCuts<T> cuts(row, filter_scaled(row.ask, best.first));
+  const Filter<T> filter(row, filter_stricter(cuts.top_k(), cuts.top_p()));
+  const Chosen chosen = filter.choose(best.id);
+  p.token[n] = chosen.token;
+  p.n_kept[n] = chosen.n_kept;
+  filter.finish(best, chosen);
 }
 
 void mark(const VocabFilterParams& p, const Ints& ids, int64_t n) {
@@ -266,21 +206,24 @@ void vocab_filter(const VocabFilterParams& p) {
     mark(p, p.bias_ids, p.num_bias);
     mark(p, p.unranked, p.num_unranked);
   }
-  parallel_for(p.count, p.vocab < 4096 ? 4096 / p.vocab + 1 : 1, [&](int64_t begin, int64_t end) {
+  const auto filter = [&p](int64_t begin, int64_t end, bool shared) {
     for (int64_t n = begin; n < end; ++n) {
       switch (p.dtype) {
         case DType::f32:
-          filter_one<float>(p, n);
+          filter_one<float>(p, n, shared);
           break;
         case DType::f16:
-          filter_one<Half>(p, n);
+          filter_one<Half>(p, n, shared);
           break;
         case DType::bf16:
-          filter_one<BFloat>(p, n);
+          filter_one<BFloat>(p, n, shared);
           break;
       }
     }
-  });
+  };
+  if (p.count < thread_count() && p.vocab >= 2 * grain * block) return filter(0, p.count, true);
+  parallel_for(p.count, p.vocab < 4096 ? 4096 / p.vocab + 1 : 1,
+               [&](int64_t begin, int64_t end) { filter(begin, end, false); });
 }
 
 }  // namespace tokenburst::TB_ISA

@@ -48,8 +48,7 @@ __device__ Wide key_of(float value, int64_t id) {
 __device__ int64_t id_of(Wide key) { return 0xffffffffu - static_cast<unsigned>(key); }
 __device__ float value_of(Wide key) {
   const auto word = static_cast<unsigned>(key >> 32);
-  if (word == 0) return -filter_infinity();
-  return from_bits(word & 0x80000000u ? word & 0x7fffffffu : ~word);
+  return word == 0 ? -filter_infinity() : filter_value(word);
 }
 
 // The two largest keys of the block, 0 = none, for every thread.
