@@ -1,7 +1,10 @@
 """One sweep over the vocabulary: what a decoding step asks of its logits."""
 
+from itertools import product
+
 import torch
 
+from eager_filter import best_few, nucleus, nucleus_of_best
 from harness import Case, main, nbytes, short
 from shapes import MODELS
 from tokenburst import ops
@@ -86,40 +89,44 @@ def diffusion_case(rows, vocab, dtype, device, temperature=None):
     return Case("vocab_stats", name, ours, baselines, check, nbytes(logits), dtype=dtype)
 
 
-def nucleus(logits, noise, p, t):
-    """Dream's sampling code: temperature, sort, top-p, softmax, a draw."""
-    x = logits.float() / t
-    ordered, order = x.sort(-1, descending=True)
-    q = ordered.softmax(-1)
-    out = torch.zeros_like(q, dtype=torch.bool).scatter(-1, order, q.cumsum(-1) - q > p)
-    q = x.masked_fill(out, -torch.inf).softmax(-1)
-    token = (q.log() + noise).argmax(-1)
-    return token, q.gather(1, token[:, None]).squeeze(1), (~out).sum(1)
-
-
-def filter_case(rows, vocab, dtype, device):
+def filter_case(rows, vocab, dtype, device, top_k=None):
+    """With top-k: by it alone."""
     logits = make(rows, vocab, dtype, device)
     noise = -torch.empty(rows, vocab, device=device).exponential_().log_()
     options = {
         "temperature": torch.full((rows,), 0.7, device=device),
         "rng": torch.arange(rows, device=device)[:, None].repeat(1, 4),
-        "top_p": torch.full((rows,), 0.9, device=device),
     }
+    if top_k:
+        options["top_k"] = torch.full((rows,), top_k, device=device)
+        baseline = {"topk + softmax + argmax": lambda: best_few(logits, noise, top_k, 0.7)}
+    else:
+        options["top_p"] = torch.full((rows,), 0.9, device=device)
+        given = logits, noise, 0.9, 0.7
+        baseline = {
+            "sort + cumsum + softmax + argmax": lambda: nucleus(*given),
+            "topk + logsumexp + cumsum + softmax + argmax": lambda: nucleus_of_best(*given),
+        }
 
     def check():
         ours = ops.vocab_filter(logits, tempered=True, **options)
+        if top_k:
+            assert bool((ours.n_kept >= top_k).all())  # ties stay
+            return
         kept = nucleus(logits, noise, 0.9, 0.7)[2]
         assert float((ours.n_kept - kept).abs().max()) <= 2  # float sums cross a little elsewhere
 
-    name = f"[{rows},{vocab}] top-p sampled {short(dtype)}"
+    name = f"[{rows},{vocab}] {f'top-k={top_k}' if top_k else 'top-p'} sampled {short(dtype)}"
     ours = lambda: ops.vocab_filter(logits, tempered=True, **options)  # noqa: E731
-    baseline = {"sort + cumsum + softmax + argmax": lambda: nucleus(logits, noise, 0.9, 0.7)}
     return Case("vocab_filter", name, ours, baseline, check, nbytes(logits), dtype=dtype)
 
 
 def cases(device):
     small, large, masked = (MODELS[m].vocab for m in ("Llama-2-7B", "Llama-3-8B", "LLaDA-8B"))
     yield filter_case(8, small, torch.float32, device)
+    for name, dtype in product(("LLaDA-8B", "Dream-7B"), (torch.float32, torch.bfloat16)):
+        yield filter_case(32, MODELS[name].vocab, dtype, device)
+    yield filter_case(32, masked, torch.bfloat16, device, top_k=50)
     yield tree_case(81, large, torch.float32, 8, device)
     yield tree_case(81, small, torch.bfloat16, 8, device)
     for dtype in (torch.float32, torch.bfloat16):

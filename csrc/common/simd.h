@@ -134,6 +134,26 @@ inline unsigned unordered(F32x8 a) {
   return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)));
 }
 
+// For each mask of eight lanes, its lanes in order, one byte each.
+struct LaneLists {
+  uint64_t of[256];
+  constexpr LaneLists() : of() {
+    for (unsigned mask = 0; mask < 256; ++mask) {
+      int n = 0;
+      for (uint64_t lane = 0; lane < 8; ++lane) {
+        if (mask >> lane & 1u) of[mask] |= lane << (8 * n++);
+      }
+    }
+  }
+};
+constexpr LaneLists lane_lists;
+// Appends the lanes of the mask; writes eight floats. Returns how many count.
+inline int64_t append(float* out, F32x8 a, unsigned mask) {
+  const __m128i lanes = _mm_cvtsi64_si128(static_cast<int64_t>(lane_lists.of[mask]));
+  _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(a.v, _mm256_cvtepu8_epi32(lanes)));
+  return __builtin_popcount(mask);
+}
+
 inline void transpose(F32x8 (&r)[8]) {  // lane j of r[i] <-> lane i of r[j]
   __m256 pair[8], quad[8];
   for (int i = 0; i < 4; ++i) {
@@ -349,6 +369,13 @@ inline unsigned unordered(F32x8 a) {
   unsigned bits = 0;
   for (int i = 0; i < 8; ++i) bits |= static_cast<unsigned>(a.v[i] != a.v[i]) << i;
   return bits;
+}
+inline int64_t append(float* out, F32x8 a, unsigned mask) {
+  int64_t n = 0;
+  for (int i = 0; i < 8; ++i) {
+    if (mask >> i & 1u) out[n++] = a.v[i];
+  }
+  return n;
 }
 inline void transpose(F32x8 (&r)[8]) {  // lane j of r[i] <-> lane i of r[j]
   for (int i = 0; i < 8; ++i) {

@@ -90,7 +90,7 @@ class FilterCuts {
     const F32x8 from = F32x8::splat(static_cast<float>(bin)),
                 to = F32x8::splat(static_cast<float>(bin + 1));
     const int64_t n = collect(top + (static_cast<float>(bin) + 1.01f) / scale, [&](F32x8 z) {
-      const F32x8 at = place(z, scale);
+      const F32x8 at = place(z - F32x8::splat(top), scale);
       return ~greater(from, at) & greater(to, at);
     });
     return resolve(n, above, limit, [&](float z) { return filter_mass(z, top); });
@@ -105,7 +105,7 @@ class FilterCuts {
   static uint64_t key_of(float z, int64_t id) {
     return static_cast<uint64_t>(filter_word(z)) << 32 | static_cast<uint64_t>(id);
   }
-  F32x8 place(F32x8 z, float scale) const { return (z - F32x8::splat(top)) * F32x8::splat(scale); }
+  static F32x8 place(F32x8 below, float scale) { return below * F32x8::splat(scale); }
 
   uint64_t mass_of(int64_t i) const {
     const float highest = b.s.height[i] - top;
@@ -129,21 +129,25 @@ class FilterCuts {
     unsigned long long mine[cut_bins] = {};
     for (int64_t i = begin; i < end; ++i) {
       if (b.s.mass[i] == 0 || b.s.height[i] - top < least) continue;
-      b.view(i, [&](auto v) {
-        alignas(32) float at[8], e[8];
+      alignas(32) float below[block + 8];
+      const int64_t n = b.view(i, [&](auto v) {
+        int64_t found = 0;
         for (int64_t x = 0; x < block; x += 8) {
-          const F32x8 z = v.scaled(x, inverse), below = z - base;
-          unsigned in = ~greater(F32x8::splat(least), below) & 0xffu;
-          if (in == 0) continue;
-          place(z, scale).store(at);
-          exp_weighed(below).store(e);
-          for (; in; in &= in - 1) {
-            const int lane = __builtin_ctz(in);
-            mine[static_cast<int>(at[lane])] +=
-                static_cast<uint64_t>(static_cast<double>(e[lane]) * filter_units);
-          }
+          const F32x8 apart = v.scaled(x, inverse) - base;
+          found += append(below + found, apart, ~greater(F32x8::splat(least), apart) & 0xffu);
         }
+        return found;
       });
+      alignas(32) float at[8], e[8];
+      for (int64_t x = 0; x < n; x += 8) {
+        const F32x8 apart = F32x8::load(below + x);
+        place(apart, scale).store(at);
+        exp_weighed(apart).store(e);
+        for (int64_t j = 0; j < 8 && x + j < n; ++j) {
+          mine[static_cast<int>(at[j])] +=
+              static_cast<uint64_t>(static_cast<double>(e[j]) * filter_units);
+        }
+      }
     }
     for (int d = 0; d < cut_bins; ++d) {
       if (mine[d] > 0) __atomic_fetch_add(&bins[d], mine[d], __ATOMIC_RELAXED);

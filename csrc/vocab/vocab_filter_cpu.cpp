@@ -149,11 +149,17 @@ class Filter {
                 bar = F32x8::splat(least);
     F32x8 others[4], weighted[4];
     for (int j = 0; j < 4; ++j) others[j] = weighted[j] = F32x8::splat(0.0f);
-    for (int64_t x = 0; x < block; x += 32) {
+    alignas(32) float kept[block + 32];
+    int64_t n = 0;
+    for (int64_t x = 0; x < block; x += 8) {
+      const F32x8 z = v.scaled(x, scale);
+      n += append(kept + n, z - base, ~greater(bar, z) & 0xffu);
+    }
+    for (int64_t x = n; x < (n + 31) / 32 * 32; ++x) kept[x] = none;
+    for (int64_t x = 0; x < n; x += 32) {
       for (int j = 0; j < 4; ++j) {
-        const F32x8 z = v.scaled(x + 8 * j, scale);
-        const F32x8 below = max(z - base, F32x8::splat(-100.0f));  // e^-100 is 0
-        const F32x8 e = keep_where(z, bar, exp_fast(below));
+        const F32x8 below = max(F32x8::load(kept + x + 8 * j), F32x8::splat(-100.0f));
+        const F32x8 e = exp_fast(below);  // e^-100 is 0
         others[j] = others[j] + e;
         weighted[j] = fused(e, below, weighted[j]);
       }
