@@ -44,14 +44,10 @@ inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 template <class T>
 void pack_eight(const T* keys, int64_t stride, int64_t count, int64_t dim, float* packed,
                 int64_t packed_stride) {
-  for (int64_t d = 0; d < dim; d += 8) {
-    F32x8 block[8];
-    for (int i = 0; i < 8; ++i) {
-      block[i] = i < count ? F32x8::load(keys + i * stride + d) : F32x8::splat(0.0f);
-    }
-    transpose(block);
-    for (int i = 0; i < 8; ++i) block[i].store(packed + (d + i) * packed_stride);
-  }
+  static constexpr T none[256] = {};  // as long as a head may be
+  const T* row[8];
+  for (int i = 0; i < 8; ++i) row[i] = i < count ? keys + i * stride : none;
+  store_columns(row, dim, packed, packed_stride);
 }
 
 template <class T>

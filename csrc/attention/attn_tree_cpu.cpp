@@ -11,12 +11,21 @@ namespace tokenburst::TB_ISA {
 namespace {
 
 constexpr int64_t item_rows = 96;  // queries that share one packing of the keys
+constexpr int64_t few_rows = 24;   // so few that memory counts
+constexpr int64_t chunk = 32;      // keys that they pack at once
+
+// Their strips: sums, what is widened for them and a weight fit the registers.
+template <int n>
+struct FewRows {
+  static constexpr int count = n;
+  static constexpr int vectors = n <= 2 ? 4 : 2;
+};
 
 // Memory of one thread, carved out of its scratch.
 struct Workspace {
   float *q, *o, *maximum, *sum;  // of the item's rows
   float *keys, *values;          // one tile, or all tail tiles of keys for a tree
-  float *s, *weight;             // [strip][score_stride], [tile]
+  float *s, *weight;             // [few_rows][score_stride], [tile]
   int64_t *begin, *end;          // positions that a query sees in memory order
   int64_t* place;                // of the values of each tail row, in elements
   int32_t* visible;              // tail rows that a node sees, in path order
@@ -26,7 +35,7 @@ struct Workspace {
     const int64_t tail = p.ancestors ? (tile - 1 + p.nodes + tile - 1) / tile : 1;
     score_stride = tail * tile;
     const int64_t floats = 2 * rows * p.dim + 2 * rows + tail * tile * p.dim + tile * p.dim +
-                           strip * score_stride + score_stride;
+                           few_rows * score_stride + score_stride;
     const int64_t wide = 2 * rows + score_stride;
     auto* memory = static_cast<float*>(
         scratch(floats * sizeof(float) + wide * sizeof(int64_t) + score_stride * sizeof(int32_t)));
@@ -37,7 +46,7 @@ struct Workspace {
     };
     keys = take(tail * tile * p.dim);
     values = take(tile * p.dim);
-    s = take(strip * score_stride);
+    s = take(few_rows * score_stride);
     weight = take(score_stride);
     q = take(rows * p.dim);
     o = take(rows * p.dim);
@@ -72,7 +81,7 @@ class Item {
 
   void run(int64_t rows) {
     load_queries();
-    attend_in_memory_order();
+    rows_ <= few_rows ? attend_few() : attend_in_memory_order();
     if (p_.ancestors) attend_tails();
     for (int64_t r = 0; r < rows; ++r) write(r);
   }
@@ -125,16 +134,72 @@ class Item {
   }
 
   void attend_tile(int64_t start, const float* values, int64_t stride) {
+    const auto value_of = [=](int64_t j, int64_t d) { return values + j * stride + d; };
     for (int64_t r = 0; r < rows_; r += strip) {
       const int64_t count = clamp(rows_ - r, 0, strip);
       const Span seen = span(r, count, start);
       const int64_t most = clamp(seen.last, 0, tile);
       if (most > clamp(seen.first, 0, tile)) {
         with_rows(count, [&](auto n) {
-          attend_strip(n, r, start, clamp(seen.all_from, 0, tile), clamp(seen.all_to, 0, tile),
-                       most, values, stride);
+          scores(n, w_.q + r * p_.dim, w_.keys, most, p_.dim, w_.s, tile);
+          add_tile(n, r, start, seen, w_.s, value_of);
         });
       }
+    }
+  }
+
+  // Few queries leave memory as the limit. Keys are packed by chunks that stay in the nearest
+  // cache, values widened where they are used, and each half of a tile asks for the other's memory.
+  void attend_few() {
+    const int64_t dim = p_.dim, parts = (rows_ + strip - 1) / strip;
+    const int64_t part = parts > 0 ? (rows_ + parts - 1) / parts : 1;
+    const Span all = span(0, rows_, 0);
+    for (int64_t start = all.first / tile * tile; start < all.last; start += tile) {
+      const int64_t keys = clamp(all.last - start, 0, tile);
+      for (int64_t key = 0; key < keys; key += chunk) {
+        const int64_t count = clamp(keys - key, 0, chunk);
+        pack_chunk(start + key, count);
+        for (int64_t r = 0; r < rows_; r += part) {
+          with_rows(clamp(rows_ - r, 0, part), [&](auto n) {
+            scores<chunk>(FewRows<n.count>{}, w_.q + r * dim, w_.keys, count, dim,
+                          w_.s + r * tile + key, tile);
+          });
+        }
+      }
+      for (int64_t j = 0; j < keys; j += 8) {
+        const T* values = v_.row(start + j);
+        const int64_t first = values ? values - v_.data : 0;
+        for (int64_t i = 0; i < 8; ++i) w_.place[j + i] = first + i * v_.stride;
+      }
+      const int64_t following = start + tile;
+      const bool near = following < all.last && k_.one_page(following, tile);
+      const T* next = near ? k_.row(following) : nullptr;
+      for (int64_t r = 0; r < rows_; r += part) {
+        with_rows(clamp(rows_ - r, 0, part), [&](auto n) {
+          using Few = FewRows<n.count>;
+          constexpr int64_t step = 8 * Few::vectors, line = 64 / sizeof(T);
+          const T *values = v_.data, *ahead = r == 0 ? next : nullptr;
+          const int64_t *place = w_.place, stride = k_.stride;
+          add_tile(Few{}, r, start, span(r, n.count, start), w_.s + r * tile,
+                   [=](int64_t j, int64_t d) {
+                     if (ahead && (step >= line || d % line == 0)) {
+                       const T* row = ahead + j * stride + d;
+                       for (int64_t l = 0; l < step; l += line) __builtin_prefetch(row + l, 0, 2);
+                     }
+                     return values + place[j] + d;
+                   });
+        });
+      }
+    }
+  }
+
+  // The keys of a chunk; their values are asked for meanwhile.
+  void pack_chunk(int64_t start, int64_t count) {
+    for (int64_t key = 0; key < count; key += 8) {
+      const T *keys = k_.row(start + key), *values = v_.row(start + key);
+      const int64_t rows = clamp(count - key, 0, 8);
+      pack_eight(keys, k_.stride, keys ? rows : 0, p_.dim, w_.keys + key, chunk);
+      if (values) fetch(values, v_.stride, rows, p_.dim);
     }
   }
 
@@ -155,37 +220,34 @@ class Item {
     return {s.first - start, s.all_from - start, s.all_to - start, s.last - start};
   }
 
-  template <class R>
-  void attend_strip(R n, int64_t r, int64_t start, int64_t all_from, int64_t all_to, int64_t most,
-                    const float* values, int64_t stride) {
+  // A strip's scores of one tile become weights and add values: value_of(j, d) is key start + j's.
+  template <class R, class ValueOf>
+  void add_tile(R, int64_t r, int64_t start, const Span& seen, float* s, ValueOf value_of) {
     const int64_t dim = p_.dim;
     float* o = w_.o + r * dim;
     float factor[R::count];
     int64_t from[R::count], to[R::count];
-    scores(n, w_.q + r * dim, w_.keys, most, dim, w_.s, tile);
     for (int i = 0; i < R::count; ++i) {
       from[i] = clamp(w_.begin[r + i] - start, 0, tile);
       to[i] = clamp(w_.end[r + i] - start, from[i], tile);
     }
     advance<R::count>(
-        w_.s, tile, [&](int i) { return Range{from[i], to[i]}; }, w_.maximum + r, w_.sum + r,
-        factor);
+        s, tile, [&](int i) { return Range{from[i], to[i]}; }, w_.maximum + r, w_.sum + r, factor);
     const auto add_diagonal = [&](int i, int64_t begin, int64_t end) {
       if (begin >= end) return;
-      const float* first = values + begin * stride;
-      add_values<1, 8>(
-          w_.s + i * tile + begin, factor + i, end - begin,
-          [=](int64_t j) { return first + j * stride; }, dim, 0, o + i * dim);
+      add_values<1, 4>(
+          s + i * tile + begin, factor + i, end - begin,
+          [=](int64_t j, int64_t d) { return value_of(begin + j, d); }, dim, 0, o + i * dim);
       factor[i] = 1.0f;
     };
-    if (all_to < all_from) all_to = all_from;
+    const int64_t all_from = clamp(seen.all_from, 0, tile);
+    const int64_t all_to = clamp(seen.all_to, all_from, tile);
     for (int i = 0; i < R::count; ++i) {  // what only some rows of the strip see, before and after
       add_diagonal(i, from[i], all_from < to[i] ? all_from : to[i]);
     }
-    const float* common = values + all_from * stride;
     add_values<R::count, R::vectors>(
-        w_.s + all_from, factor, all_to - all_from, [=](int64_t j) { return common + j * stride; },
-        dim, 0, o);
+        s + all_from, factor, all_to - all_from,
+        [=](int64_t j, int64_t d) { return value_of(all_from + j, d); }, dim, 0, o);
     for (int i = 0; i < R::count; ++i) {
       factor[i] = 1.0f;
       add_diagonal(i, from[i] > all_to ? from[i] : all_to, to[i]);
@@ -242,9 +304,10 @@ class Item {
           weight, tile, [&](int) { return Range{from, keys}; }, w_.maximum + r, w_.sum + r,
           &factor);
       visible += from;
-      add_values<1, 8>(
+      add_values<1, 4>(
           weight + from, &factor, keys - from,
-          [=](int64_t j) { return values + place[visible[j]]; }, p_.dim, 0, w_.o + r * p_.dim);
+          [=](int64_t j, int64_t d) { return values + place[visible[j]] + d; }, p_.dim, 0,
+          w_.o + r * p_.dim);
     }
   }
 

@@ -47,6 +47,15 @@ void pack_keys(const Cache<T>& cache, int64_t start, int64_t count, int64_t dim,
   }
 }
 
+// Asks for rows that are read soon. (Always inline: a function that only does this is dropped.)
+template <class T>
+TB_INLINE void fetch(const T* first, int64_t stride, int64_t rows, int64_t dim) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t d = 0; d < dim; d += line) __builtin_prefetch(first + i * stride + d, 0, 2);
+  }
+}
+
 template <class T>
 void pack_values(const Cache<T>& cache, int64_t start, int64_t count, int64_t dim, float* packed) {
   for (int64_t key = 0; key < count; ++key) {
@@ -57,8 +66,8 @@ void pack_values(const Cache<T>& cache, int64_t start, int64_t count, int64_t di
   }
 }
 
-// s[row][key] of the first `keys` keys of a packed tile, rounded up to whole registers.
-template <class R>
+// s[row][key] of the first `keys` keys of packed ones, rounded up to whole registers.
+template <int64_t packed_stride = tile, class R>
 void scores(R, const float* q, const float* packed, int64_t keys, int64_t dim, float* s,
             int64_t s_stride) {
   constexpr int rows = R::count, vectors = R::vectors;
@@ -72,7 +81,8 @@ void scores(R, const float* q, const float* packed, int64_t keys, int64_t dim, f
     for (int64_t d = 0; d < dim; ++d) {
       F32x8 k[vectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) k[v] = F32x8::load(packed + d * tile + key + 8 * v);
+      for (int v = 0; v < vectors; ++v)
+        k[v] = F32x8::load(packed + d * packed_stride + key + 8 * v);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
         const F32x8 x = F32x8::splat(q[r * dim + d]);
@@ -88,8 +98,8 @@ void scores(R, const float* q, const float* packed, int64_t keys, int64_t dim, f
   }
 }
 
-// o[row][d] = factor[row] * o[row][d] + sum over keys, in order, of weight[row][key] *
-// value(key)[d].
+// o[row][d] = factor[row] * o[row][d] + sum over keys, in order, of weight[row][key] * value of
+// dimension d, where value_of(key, d) lies.
 template <int rows, int vectors, class ValueOf>
 void add_values(const float* weight, const float* factor, int64_t keys, ValueOf value_of,
                 int64_t dim, int64_t d, float* o) {
@@ -102,7 +112,7 @@ void add_values(const float* weight, const float* factor, int64_t keys, ValueOf 
       for (int v = 0; v < vectors; ++v) sum[r][v] = F32x8::load(o + r * dim + d + 8 * v) * x;
     }
     for (int64_t j = 0; j < keys; ++j) {
-      const auto* value = value_of(j) + d;
+      const auto* value = value_of(j, d);
       F32x8 y[vectors];
 #pragma GCC unroll 8
       for (int v = 0; v < vectors; ++v) y[v] = F32x8::load(value + 8 * v);

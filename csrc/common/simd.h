@@ -172,6 +172,48 @@ inline void transpose(F32x8 (&r)[8]) {  // lane j of r[i] <-> lane i of r[j]
   }
 }
 
+// Lane i of column[j] = row[i][at + j]; halves meet as they are loaded, so that nothing crosses
+// them.
+TB_INLINE void load_columns(const float* const (&row)[8], int64_t at, F32x8 (&column)[4]) {
+  __m256 both[4];
+  for (int i = 0; i < 4; ++i) {
+    both[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[i] + at)),
+                                   _mm_loadu_ps(row[i + 4] + at), 1);
+  }
+  const __m256 low01 = _mm256_unpacklo_ps(both[0], both[1]);
+  const __m256 low23 = _mm256_unpacklo_ps(both[2], both[3]);
+  const __m256 high01 = _mm256_unpackhi_ps(both[0], both[1]);
+  const __m256 high23 = _mm256_unpackhi_ps(both[2], both[3]);
+  column[0].v = _mm256_shuffle_ps(low01, low23, 0x44);
+  column[1].v = _mm256_shuffle_ps(low01, low23, 0xee);
+  column[2].v = _mm256_shuffle_ps(high01, high23, 0x44);
+  column[3].v = _mm256_shuffle_ps(high01, high23, 0xee);
+}
+inline void store_columns(const float* const (&row)[8], int64_t columns, float* to,
+                          int64_t stride) {
+  for (int64_t c = 0; c < columns; c += 4) {
+    F32x8 column[4];
+    load_columns(row, c, column);
+    for (int i = 0; i < 4; ++i) column[i].store(to + (c + i) * stride);
+  }
+}
+inline void store_columns(const BFloat* const (&row)[8], int64_t columns, float* to,
+                          int64_t stride) {
+  const float* pairs[8];
+  for (int i = 0; i < 8; ++i) pairs[i] = reinterpret_cast<const float*>(row[i]);
+  for (int64_t c = 0; c < columns; c += 8) {
+    F32x8 column[4];
+    load_columns(pairs, c / 2, column);
+    for (int i = 0; i < 4; ++i) {
+      const __m256i raw = _mm256_castps_si256(column[i].v);
+      const F32x8 even{_mm256_castsi256_ps(_mm256_slli_epi32(raw, 16))};
+      const F32x8 odd{_mm256_castsi256_ps(_mm256_and_si256(raw, _mm256_set1_epi32(-65536)))};
+      even.store(to + (c + 2 * i) * stride);
+      odd.store(to + (c + 2 * i + 1) * stride);
+    }
+  }
+}
+
 inline F32x8 exp_fast(F32x8 x) {
   const __m256 keep = _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.3f), _CMP_GT_OQ);
   const __m256 n = _mm256_round_ps(_mm256_mul_ps(x.v, _mm256_set1_ps(1.442695041f)),
@@ -573,10 +615,22 @@ inline float reduce_max(F32x8 a) {
   return most(most(most(x[0], x[4]), most(x[2], x[6])), most(most(x[1], x[5]), most(x[3], x[7])));
 }
 #endif
+
 inline double reduce_add(F64x8 a) {
   double x[8];
   a.store(x);
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+
+// to[c * stride + i] = column c of row i, widened; `columns` is a multiple of eight.
+template <class T>
+inline void store_columns(const T* const (&row)[8], int64_t columns, float* to, int64_t stride) {
+  for (int64_t c = 0; c < columns; c += 8) {
+    F32x8 block[8];
+    for (int i = 0; i < 8; ++i) block[i] = F32x8::load(row[i] + c);
+    transpose(block);
+    for (int i = 0; i < 8; ++i) block[i].store(to + (c + i) * stride);
+  }
 }
 
 }  // namespace

@@ -61,3 +61,23 @@ def test_paths(shape, nodes):
                 )
                 assert torch.equal(chain.out, tree.out[:, :, path])
                 assert torch.equal(chain.lse, tree.lse[:, :, path])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(3, 3, 24), (7, 1, 128), (8, 2, 96)])
+def test_few_rows_are_rows_of_many(dtype, heads, kv_heads, dim):
+    """Plain decoding goes its own way through the keys; each row has the bits it has in a block."""
+    nodes = 40
+    g = torch.Generator().manual_seed(dim)
+    q = draw(g, dtype, 1, heads, nodes, dim)
+    k, v = (draw(g, dtype, 1, kv_heads, 203 + nodes, dim) for _ in range(2))
+    pools, table = paged([k, v], [203 + nodes], [0], 16)
+    for window in (None, 70):
+        many = ops.attn_tree(q, k, v, torch.tensor([203]), window=window)
+        for first, count in ((0, 1), (5, 2), (21, 3), (36, 4)):
+            some, lengths = q[:, :, first : first + count], torch.tensor([203 + first])
+            few = ops.attn_tree(some, k, v, lengths, window=window)
+            assert torch.equal(few.out, many.out[:, :, first : first + count])
+            assert torch.equal(few.lse, many.lse[:, :, first : first + count])
+            page = ops.attn_tree(some, *pools, lengths, window=window, page_table=table)
+            assert torch.equal(page.out, few.out) and torch.equal(page.lse, few.lse)
