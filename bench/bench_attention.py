@@ -73,6 +73,13 @@ def case(
         "sdpa, bool mask, enable_gqa": sdpa,
         "sdpa, bool mask, heads folded into rows": folded,
     }
+    if bool(mask.all()):  # plain decoding: nobody would make a mask
+        masked |= {
+            "sdpa, no mask, enable_gqa": lambda: F.scaled_dot_product_attention(
+                q, *seen, enable_gqa=True
+            ),
+            "sdpa, no mask, heads folded into rows": unmasked_folded,
+        }
     same_work = {"sdpa, unmasked, heads folded into rows": unmasked_folded}
     extra = f" window={window}" * bool(window) + f" page={page}" * bool(page)
     extra += f" B={batch}" * (batch > 1)

@@ -1,65 +1,58 @@
 """Whole generations of the built-in models: tokens per second and per forward, memory, same text.
 
-Greedy. The causal model against transformers' own generate (plain, prompt lookup, assisted by the
-same draft model); the diffusion models against the published loops. All methods take turns prompt
-by prompt; a drafter that learns starts empty in each round.
+Greedy, as many new tokens for all, the same ends of text. The causal model against transformers'
+own generate (plain, prompt lookup, assisted by the same draft model); the diffusion models against
+the published loops. All methods take turns prompt by prompt. Drafters that learn have two rows:
+`cold` knows nothing but the prompt, `warm` has continued eight other prompts; both forget each
+timed text before the next.
 """
 
-import statistics
 import time
 
 import torch
 from transformers.utils import logging
 
 import tokenburst as tb
+from competing import Method, compete, drafting
 from loops import transformers_generate, unmasking_loop
 from machine import describe, metadata
-from memory import peak_mb
 from record import options, write
 from tokenburst import zoo
 from tokenburst.decoders import unmasking
 from tokenburst.zoo import recall, sudoku
 
+WARM, NEW = 8, 64  # texts that a warm drafter has seen, none of them timed; tokens of each text
 
-def causal(device, batch, prompts, new, rounds):
+
+def causal(device, batch, groups, rounds, new=NEW):
     """Rows of pycode: each method continues the held-out prompts, `batch` at a time."""
     model, small = (m.to(device) for m in (zoo.load("pycode"), zoo.draft("pycode")))
     tokenizer = zoo.tokenizer("pycode")
     tokenizer.padding_side, tokenizer.pad_token_id = "left", model.config.pad_token_id
-    texts = [entry["text"] for entry in zoo.prompts("pycode")[: prompts * batch]]
-    groups = [texts[i : i + batch] for i in range(0, len(texts), batch)]
-    given = [tokenizer(group, return_tensors="pt", padding=True).to(device) for group in groups]
+    texts = [entry["text"] for entry in zoo.prompts("pycode")]
+    timed, seen = texts[WARM : WARM + groups * batch], texts[:WARM]
 
-    def ours(drafter=lambda: None):
-        decoder = tb.TreeDecoder(model)  # keeps what it measured to size its trees
-        plain = decoder.drafter
+    def packed(texts):
+        cut = [texts[i : i + batch] for i in range(0, len(texts), batch)]
+        return [tokenizer(group, return_tensors="pt", padding=True).to(device) for group in cut]
 
-        def run(inputs):
-            ids, mask = inputs["input_ids"], inputs["attention_mask"]
-            out = decoder.generate(ids, mask, max_new_tokens=new)
-            return out.sequences, out.stats.forwards
-
-        def start():
-            decoder.drafter = drafter() or plain
-            return run
-
-        return start
+    def ours(drafter=None, start=""):
+        return drafting(tb.TreeDecoder(model, drafter), new, packed(seen), start)
 
     def theirs(**extra):
-        return lambda inputs: transformers_generate(model, inputs, new, **extra)
+        return Method(lambda inputs: transformers_generate(model, inputs, new, **extra))
 
-    methods = {"transformers generate": theirs}
+    methods = {"transformers generate": theirs()}
     if batch == 1:  # transformers drafts for one sequence only
-        methods["transformers, prompt lookup 8"] = lambda: theirs(prompt_lookup_num_tokens=8)
-        methods["transformers, assisted"] = lambda: theirs(assistant_model=small)
-    methods |= {
-        "tokenburst, plain": ours(),
-        "tokenburst, prompt lookup 8": ours(lambda: tb.PromptLookup(8)),
-        "tokenburst, Token Recycling": ours(tb.TokenRecycling),
-        "tokenburst, STAND": ours(lambda: tb.Stand("4x2x1")),
-        "tokenburst, draft model, chain": ours(lambda: tb.DraftModel(small, tb.Chain(4))),
-    }
-    return compete("pycode", methods, given, rounds, device, batch)
+        methods["transformers, prompt lookup 8"] = theirs(prompt_lookup_num_tokens=8)
+        methods["transformers, assisted"] = theirs(assistant_model=small)
+    methods["tokenburst, plain"] = ours()
+    methods["tokenburst, prompt lookup 8"] = ours(tb.PromptLookup(8))
+    for start in "cold", "warm":
+        methods[f"tokenburst, Token Recycling, {start}"] = ours(tb.TokenRecycling(), start)
+        methods[f"tokenburst, STAND, {start}"] = ours(tb.Stand("4x2x1"), start)
+    methods["tokenburst, draft model, chain"] = ours(tb.DraftModel(small, tb.Chain(4)))
+    return compete("pycode", methods, packed(timed), rounds, device, batch)
 
 
 def boards(device, name, count, rounds):
@@ -87,77 +80,19 @@ def diffusion(device, name, given, rounds):
             out = decoder.infill(ids)
             return out.sequences, out.stats.forwards
 
-        return run
+        return Method(run)
 
     methods = {
-        "LLaDA's loop, 1 per step": lambda: unmasking_loop(model, mask, count=1),
-        "Fast-dLLM's loop, 0.9": lambda: unmasking_loop(model, mask, threshold=0.9),
-        "tokenburst, 1 per step": lambda: ours(unmasking.LowConfidence()),
-        "tokenburst, threshold 0.9": lambda: ours(unmasking.Threshold(0.9)),
+        "LLaDA's loop, 1 per step": Method(unmasking_loop(model, mask, count=1)),
+        "Fast-dLLM's loop, 0.9": Method(unmasking_loop(model, mask, threshold=0.9)),
+        "tokenburst, 1 per step": ours(unmasking.LowConfidence()),
+        "tokenburst, threshold 0.9": ours(unmasking.Threshold(0.9)),
     }
     if name == "recall":
-        methods["tokenburst, threshold 0.9, dual cache"] = lambda: ours(
+        methods["tokenburst, threshold 0.9, dual cache"] = ours(
             unmasking.Threshold(0.9), cache=tb.DualCache()
         )
     return compete(name, methods, [ids.to(device) for ids in given], rounds, device, 1)
-
-
-def new_tokens(before, after) -> int:
-    """Tokens appended or filled in; pycode's padding and end have id 0."""
-    if isinstance(before, torch.Tensor):
-        return int((after != before).sum())
-    return int((after[:, before["input_ids"].shape[1] :] != 0).sum())
-
-
-def compete(name, methods, given, rounds, device, batch):
-    """A row per method; the first is what the others are measured against."""
-    seconds = {method: [] for method in methods}
-    texts, forwards, tokens = {}, {}, {}
-    for turn in range(rounds + 1):  # the first warms up
-        running = {method: make() for method, make in methods.items()}
-        spent = dict.fromkeys(methods, 0.0)
-        texts, forwards, tokens = ({m: empty() for m in methods} for empty in (list, int, int))
-        for inputs in given:
-            for method, run in running.items():
-                start = time.perf_counter()
-                sequences, count = run(inputs)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                spent[method] += time.perf_counter() - start
-                texts[method].append(sequences.cpu())
-                forwards[method] += count
-                tokens[method] += new_tokens(inputs, sequences)
-        if turn:
-            for method in methods:
-                seconds[method].append(spent[method])
-    first = next(iter(methods))
-    rows = []
-    for method, make in methods.items():
-        ours, base = seconds[method], seconds[first]
-        run = make()
-        rows.append(
-            {
-                "model": name,
-                "batch": batch,
-                "method": method,
-                "device": device.type,
-                "tokens_per_second": round(tokens[method] / statistics.median(ours), 1),
-                "slowest": round(tokens[method] / max(ours), 1),
-                "fastest": round(tokens[method] / min(ours), 1),
-                "tokens_per_forward": round(tokens[method] / batch / forwards[method], 3),
-                "forwards": forwards[method],
-                "ms_per_forward": round(1e3 * statistics.median(ours) / forwards[method], 3),
-                "speedup": round(statistics.median(map(speedup, base, ours)), 3),
-                "same_text": sum(map(torch.equal, texts[first], texts[method])),
-                "texts": len(given),
-                "peak_mb": peak_mb(lambda run=run: run(given[0]), lambda: None, device),
-            }
-        )
-    return rows
-
-
-def speedup(base: float, ours: float) -> float:
-    return base / ours
 
 
 def main() -> None:
@@ -168,13 +103,13 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     facts, rows, started = metadata(device), [], time.perf_counter()
     print(describe(facts), flush=True)
-    prompts, rounds = (2, 2) if args.quick else (3, 3)
+    prompts, rounds = (4, 1) if args.quick else (16, 2)
     parts = {
-        "pycode": lambda: causal(device, 1, prompts, 64, rounds),
-        "sudoku6": lambda: boards(device, "sudoku6", prompts * 2, rounds),
-        "recall": lambda: long_texts(device, prompts // 2, rounds),
-        "sudoku4": lambda: boards(device, "sudoku4", prompts * 4, rounds),
-        "pycode, batch 8": lambda: causal(device, 8, 1, 64, rounds),
+        "pycode": lambda: causal(device, 1, prompts, rounds),
+        "pycode, batch 8": lambda: causal(device, 8, prompts // 8 or 1, rounds + 1),
+        "sudoku6": lambda: boards(device, "sudoku6", 6, rounds + 1),
+        "recall": lambda: long_texts(device, 1, rounds),
+        "sudoku4": lambda: boards(device, "sudoku4", 12, rounds + 1),
     }
     for part, run in parts.items():
         if time.perf_counter() - started > args.seconds:

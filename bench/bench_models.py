@@ -4,7 +4,9 @@ import torch
 
 import bench_attention
 import bench_commit
+import bench_ngram
 import bench_recycle
+import bench_sparse
 import bench_sparsed
 import bench_tree
 import bench_unmask
@@ -46,6 +48,29 @@ def attention(device, contexts):
             yield named(bench_attention.case(1, context, *sizes), name)
 
 
+def crowds(device):
+    """The same of several sequences, short and long."""
+    s = MODELS["Llama-3-8B"]
+    sizes = s.heads, s.kv_heads, s.head_dim, BF16, device
+    for batch, context in ((4, 4096), (16, 1024), (64, 512)):
+        for nodes in (64, 1):
+            case = bench_attention.case(nodes, context, *sizes, batch=batch)
+            yield named(case, "Llama-3-8B")
+
+
+def sparse(device, lengths):
+    """Block-sparse attention of one layer: as many KV heads as queries have, and fewer."""
+    for length in lengths:
+        for name in DIFFUSION:
+            s = MODELS[name]
+            yield named(
+                bench_sparse.case(
+                    *(s.heads, s.head_dim, 128, 0.3, "dense", BF16, device, length, s.kv_heads)
+                ),
+                name,
+            )
+
+
 def patterns(device, lengths):
     """SparseD's pattern of one layer."""
     for length in lengths:
@@ -58,8 +83,11 @@ def patterns(device, lengths):
 
 def small(device, batch):
     """What is cheap: trees, matrices, commits, unmasking."""
-    yield bench_tree.build(batch, device)
-    yield bench_tree.verify(batch, device)
+    for tree in bench_tree.build, bench_tree.merge, bench_tree.verify, bench_tree.append:
+        yield tree(batch, device)
+    yield from bench_ngram.table(device, batch)
+    for context in CONTEXTS if batch == 1 else CONTEXTS[:2]:
+        yield bench_ngram.match(context, torch.int64, device, batch)
     for name in CAUSAL:
         s = MODELS[name]
         yield named(bench_recycle.draft(batch, s.vocab, device), name, batch)
@@ -77,15 +105,19 @@ def cases(device):
 
 
 def more(device):
+    """Sorted by what a cut run would miss least."""
     gpu = device.type == "cuda"
     yield from attention(device, CONTEXTS[:2])
-    yield from small(device, 1)
-    yield from attention(device, CONTEXTS[2:])  # sorted by what a cut run would miss least
+    for batch in BATCHES:
+        yield from small(device, batch)
+    yield from crowds(device)
+    yield from attention(device, CONTEXTS[2:3])
+    yield from sparse(device, CONTEXTS[1:4] if gpu else (1024, 4096))
     yield from patterns(device, CONTEXTS[:4] if gpu else CONTEXTS[:2])
     for batch in BATCHES[1:]:
-        yield from small(device, batch)
         if gpu or batch < 64:  # eager torch takes half a minute per call on a CPU
             yield from vocabulary(device, batch)
+    yield from attention(device, CONTEXTS[3:])
 
 
 if __name__ == "__main__":

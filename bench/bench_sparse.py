@@ -29,8 +29,12 @@ def block_mask(flags, block):
     )
 
 
-def case(heads, dim, block, density, against, dtype, device, length=LENGTH):
-    q, k, v = (torch.randn(1, heads, length, dim, device=device).to(dtype) for _ in range(3))
+def case(heads, dim, block, density, against, dtype, device, length=LENGTH, kv_heads=None):
+    kv_heads = kv_heads or heads
+    q, k, v = (
+        torch.randn(1, h, length, dim, device=device).to(dtype) for h in (heads, kv_heads, kv_heads)
+    )
+    shared = kv_heads < heads
     n = length // block
     chosen = max(1, round(density * n))
     flags = torch.rand(1, heads, n, n, device=device).argsort(-1) < chosen
@@ -41,22 +45,23 @@ def case(heads, dim, block, density, against, dtype, device, length=LENGTH):
         return ops.attn_sparse(q, k, v, pattern.bits, block)
 
     def dense():  # the first queries over all keys: as many products
-        return F.scaled_dot_product_attention(q[:, :, : chosen * block], k, v)
+        some = q[:, :, : chosen * block]
+        return F.scaled_dot_product_attention(some, k, v, enable_gqa=shared)
 
     def masked():
         mask = flags.repeat_interleave(block, 2).repeat_interleave(block, 3)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared)
 
     mask = block_mask(flags, block)
 
     def flex():
-        return compiled_flex()(q, k, v, block_mask=mask)
+        return compiled_flex()(q, k, v, block_mask=mask, enable_gqa=shared)
 
     def check():  # the last two query blocks
         rows, last = slice(length - 2 * block, length), pattern.bits[:, :, -2:]
         seen = flags[:, :, -2:].repeat_interleave(block, 2).repeat_interleave(block, 3)
         wide = q[:, :, rows].float(), k.float(), v.float()
-        exact = F.scaled_dot_product_attention(*wide, attn_mask=seen)
+        exact = F.scaled_dot_product_attention(*wide, attn_mask=seen, enable_gqa=shared)
         got = ops.attn_sparse(q[:, :, rows], k, v, last, block).out
         error = 1e-5 if dtype == torch.float32 else 1e-2
         torch.testing.assert_close(got.float(), exact, rtol=error, atol=error)
@@ -79,7 +84,8 @@ def case(heads, dim, block, density, against, dtype, device, length=LENGTH):
     }
     return Case(
         "attn_sparse",
-        f"L={length} H={heads} D={dim} block={block} d={chosen / n:.3f} {short(dtype)} {against}",
+        f"L={length} H={heads}{f'/{kv_heads}' * shared} D={dim} block={block} "
+        f"d={chosen / n:.3f} {short(dtype)} {against}",
         ours,
         baselines[against],
         check,

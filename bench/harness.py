@@ -5,6 +5,7 @@ A bench file defines `cases(device)`, which yields `Case`s one at a time, and en
 `timing.py` says how calls are timed.
 """
 
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,15 @@ from itertools import chain
 
 import torch
 
-from machine import circumstances, describe, flop_rate, metadata, read_rate
+from machine import (
+    circumstances,
+    describe,
+    flop_rate,
+    metadata,
+    rates,
+    read_rate,
+    read_rate_now,
+)
 from memory import peak_mb
 from record import options, write
 from screen import COLUMNS, cells, table_line
@@ -59,14 +68,22 @@ def cache_state(case: Case, device: torch.device) -> str:
     return "warm" if case.moved < last_cache(device) / 2 else "memory"
 
 
-def bound_us(case: Case, device: torch.device) -> float:
-    """Time the memory or the arithmetic needs at the least; CPU arithmetic is fp32 throughout."""
-    rate = read_rate(device)
+def bound_us(case: Case, device: torch.device, memory: float, again: float = 0.0) -> float:
+    """Time that memory or arithmetic needs at the least; CPU arithmetic is fp32 throughout.
+
+    `memory`: its rate while the row ran; `again`: seconds to find better rates of the rest.
+    """
     if cache_state(case, device) == "warm":  # as fast as this many bytes are read again and again
-        rate = max(rate, read_rate(device, 1 << max(20, case.moved.bit_length())))
+        size = 1 << max(20, case.moved.bit_length())
+        memory = max(memory, read_rate(device, size, again))
     dtype = torch.float32 if device.type == "cpu" else case.dtype
-    flops = case.flops / flop_rate(device, dtype) if case.flops else 0.0
-    return max(case.moved / rate, flops)
+    flops = case.flops / flop_rate(device, dtype, again) if case.flops else 0.0
+    return max(case.moved / memory, flops)
+
+
+def preemptions() -> int:
+    """How often this process had to give a core to another one that wanted it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def able(case: Case) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
@@ -96,7 +113,16 @@ def measure(case: Case, device: torch.device, budget: float) -> dict:
             if graph := captured(call, case.prepare):
                 calls[name] = graph
                 replayed.add(name)
-    turns = interleaved(list(calls.values()), case.prepare, device, budget, cold)
+    rate, moments, budget = read_rate_now(device), [], budget - 0.1
+    for _ in range(2):  # once more where other programs had the cores, and the calmer one counts
+        before = preemptions()
+        turns = interleaved(list(calls.values()), case.prepare, device, budget, cold)
+        taken = preemptions() - before
+        moments.append((taken / len(turns[0]), taken, turns))
+        if taken <= len(turns[0]) or device.type == "cuda":
+            break
+    rate = max(rate, read_rate_now(device))
+    _, preempted, turns = min(moments, key=lambda moment: moment[0])
     ours, *others = turns
     tables = {}
     for name, theirs in zip(baselines, others, strict=True):
@@ -104,7 +130,9 @@ def measure(case: Case, device: torch.device, budget: float) -> dict:
         tables[name]["peak_mb"] = peak_mb(baselines[name], case.prepare, device)
     mine = summary(ours)
     fastest = min(tables, key=lambda name: tables[name]["us"])
-    bound = bound_us(case, device)
+    bound = bound_us(case, device, rate)
+    if bound > mine["us"]:  # our moment was better than that of the rates
+        bound = bound_us(case, device, read_rate(device, 0, 0.3), 0.3)
     return {
         "op": case.op,
         "case": case.name,
@@ -113,6 +141,8 @@ def measure(case: Case, device: torch.device, budget: float) -> dict:
         **mine,
         "spread": round((mine["high"] - mine["low"]) / mine["us"], 3),
         "graph": "" in replayed,
+        "preempted": preempted,
+        "read_gbps": round(rate / 1e3, 1),
         "peak_mb": peak_mb(case.ours, case.prepare, device),
         "bound_us": round(bound, 3),
         "of_bound": round(bound / mine["us"], 3),
@@ -151,6 +181,7 @@ def main(cases: Cases, more: Cases | None = None) -> None:
                 print(f"! {failed[-1]}", flush=True)
                 continue
             rows.append(row)
+            facts |= rates(device)  # the best ones so far
             print(table_line(cells(row)), flush=True)
             write(args.json, facts, rows, failed=failed)
     if left_out:

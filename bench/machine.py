@@ -17,27 +17,55 @@ from tokenburst import build_info
 
 def least(call: Call, device: torch.device, seconds: float = 0.3) -> float:
     """Microseconds of the fastest of many calls, so that a busy moment does not count."""
-    end, best = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        best = min(best, *sample(call, nothing, device, 8))
-    return best
+    end, fastest = time.perf_counter() + seconds, float("inf")
+    while time.perf_counter() < end or fastest == float("inf"):
+        fastest = min(fastest, *sample(call, nothing, device, 4))
+    return fastest
 
 
-@cache
-def read_rate(device: torch.device, size: int = 0) -> float:
-    """Bytes per microsecond that torch.sum reads of `size` bytes again and again; 0: of memory."""
+# The best of each rate so far: a busy moment makes a rate too low, and a bound with it.
+_best: dict[tuple, float] = {}
+
+
+def best(key: tuple, now: float) -> None:
+    _best[key] = max(now, _best.get(key, 0.0))
+
+
+def read_rate(device: torch.device, size: int = 0, seconds: float = 0.0) -> float:
+    """Bytes per microsecond that torch.sum reads of `size` bytes over and over; 0: of memory.
+
+    The best so far; with `seconds` after trying once more.
+    """
+    key = "read", device.type, size
+    if seconds or key not in _best:
+        read_rate_now(device, size, seconds or 0.3)
+    return _best[key]
+
+
+def read_rate_now(device: torch.device, size: int = 0, seconds: float = 0.05) -> float:
+    """The rate at this moment, which on a shared host is another one a minute later."""
     memory = 128 << 20 if device.type == "cpu" else 2 << 30
-    x = torch.ones((size or memory) // 4, device=device)
-    return 4 * x.numel() / least(x.sum, device)
+    x = torch.ones(size // 4, device=device) if size else large(device, memory)
+    now = 4 * x.numel() / least(x.sum, device, seconds)
+    best(("read", device.type, size), now)
+    return now
 
 
 @cache
-def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Flops per microsecond of a square matmul."""
-    n = 1024 if device.type == "cpu" else 8192
-    a = torch.ones(n, n, device=device, dtype=dtype)
-    out = torch.empty_like(a)
-    return 2 * n**3 / least(lambda: torch.mm(a, a, out=out), device)
+def large(device: torch.device, size: int) -> torch.Tensor:
+    return torch.ones(size // 4, device=device)
+
+
+def flop_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.0) -> float:
+    """Flops per microsecond of a square matmul: the best so far, as above."""
+    key = "flop", device.type, dtype
+    if seconds or key not in _best:
+        n = 1024 if device.type == "cpu" else 8192
+        a = torch.ones(n, n, device=device, dtype=dtype)
+        out = torch.empty_like(a)
+        call = lambda: torch.mm(a, a, out=out)  # noqa: E731
+        best(key, 2 * n**3 / least(call, device, seconds or 0.3))
+    return _best[key]
 
 
 def ask(*command: str) -> str:
@@ -107,9 +135,15 @@ def metadata(device: torch.device) -> dict[str, object]:
         facts["gpu_cache_mb"] = last_cache(device) >> 20
         facts["gpu_state"] = ask("nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader")
         facts["gpu_bf16_tflops"] = round(flop_rate(device, torch.bfloat16) / 1e6, 1)
-    facts["read_gbps"] = round(read_rate(device) / 1e3, 1)
-    facts["fp32_tflops"] = round(flop_rate(device, torch.float32) / 1e6, 3)
-    return facts
+    return facts | rates(device)
+
+
+def rates(device: torch.device) -> dict[str, float]:
+    """The best ones so far, as they are reported."""
+    return {
+        "read_gbps": round(read_rate(device) / 1e3, 1),
+        "fp32_tflops": round(flop_rate(device, torch.float32) / 1e6, 3),
+    }
 
 
 def describe(facts: dict) -> str:

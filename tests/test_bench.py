@@ -52,8 +52,9 @@ def toy(monkeypatch):
         harness.main(cases)
 
     for module in (harness, importlib.import_module("machine")):
-        monkeypatch.setattr(module, "read_rate", lambda device, size=0: 1e4)
-        monkeypatch.setattr(module, "flop_rate", lambda device, dtype: 1e5)
+        for name in ("read_rate", "read_rate_now"):
+            monkeypatch.setattr(module, name, lambda *args: 1e4)
+        monkeypatch.setattr(module, "flop_rate", lambda *args: 1e5)
     return run
 
 

@@ -30,8 +30,9 @@ def bench(monkeypatch):
     """Runs the main of a bench file in this process, with rates that need no measuring."""
     machine, harness = (importlib.import_module(name) for name in ("machine", "harness"))
     for module in (machine, harness):
-        monkeypatch.setattr(module, "read_rate", lambda device, size=0: 1e4)
-        monkeypatch.setattr(module, "flop_rate", lambda device, dtype: 1e5)
+        for name in ("read_rate", "read_rate_now"):
+            monkeypatch.setattr(module, name, lambda *args: 1e4)
+        monkeypatch.setattr(module, "flop_rate", lambda *args: 1e5)
 
     def run(name, *options):
         monkeypatch.setattr(sys, "argv", [f"bench/{name}.py", *map(str, options)])
@@ -154,8 +155,40 @@ def test_generations_compete(bench, monkeypatch):
     rows = generate.boards(CPU, "sudoku4", 1, 1)
     assert [row["same_text"] for row in rows] == [1] * len(rows)
     assert rows[0]["tokens_per_forward"] == 1.0 and rows[0]["speedup"] == 1.0
-    rows = generate.causal(CPU, 1, 1, 8, 1)
-    assert len(rows) == 8 and all(row["same_text"] == 1 for row in rows)
+    monkeypatch.setattr(generate, "WARM", 2)
+    rows = generate.causal(CPU, 1, 1, 1, 8)
+    assert len(rows) == 10 and all(row["same_text"] == 1 for row in rows)
+    rows = generate.causal(CPU, 2, 1, 1, 8)
+    assert len(rows) == 8 and all(row["same_text"] == row["texts"] == 2 for row in rows)
+
+
+def test_a_timed_text_is_never_known(monkeypatch):
+    """Cold: nothing but the costs of trees; warm: other texts; both again before each run."""
+    import tokenburst as tb
+    from tokenburst import zoo
+
+    monkeypatch.setattr("tokenburst.decoders.autotree.SIZES", (4, 8))
+    competing = importlib.import_module("competing")
+    model, tokenizer = zoo.load("pycode"), zoo.tokenizer("pycode")
+    seen, timed = (tokenizer(p["text"], return_tensors="pt") for p in zoo.prompts("pycode")[:2])
+    for start in "cold", "warm":
+        drafter = tb.TokenRecycling()
+        decoder = tb.TreeDecoder(model, drafter)
+        method = competing.drafting(decoder, 16, [seen], start)
+        forwards, known = [], []
+        for _ in range(3):
+            method.forget()
+            matrix = decoder.drafter.adjacency
+            known.append(0 if matrix is None else int((matrix[:, 0] >= 0).sum()))
+            forwards.append(method.run(timed)[1])
+        assert len(set(forwards)) == 1 and len(set(known)) == 1
+        assert (known[0] > 0) == (start == "warm") and decoder._sizer._cost
+
+
+def test_repeated_counts_runs_of_four():
+    repeated = importlib.import_module("competing").repeated
+    assert repeated(torch.tensor([[1, 2, 3, 4, 1, 2, 3, 4]])) == pytest.approx(1 / 5)
+    assert repeated(torch.tensor([[1, 2, 3, 4, 5, 0, 0]])) == 0
 
 
 RUN = {
@@ -178,7 +211,8 @@ def write_runs(folder):
     generate = {
         "model": "m", "batch": 1, "method": "plain", "tokens_per_second": 7.0, "slowest": 6.0,
         "fastest": 8.0, "tokens_per_forward": 1.5, "ms_per_forward": 2.0, "speedup": 1.0,
-        "same_text": 1, "texts": 1, "peak_mb": None,
+        "speedup_low": 0.9, "speedup_high": 1.1, "repeated": 0.5, "same_text": 1, "texts": 1,
+        "peak_mb": None,
     }  # fmt: skip
     cost = [{"model": "m", "batch": 1, "nodes": n, "us": 1e3 * n} for n in (1, 4)]
     gain = {"model": "m", "batch": 1, "acceptance": 0.5, "tree_nodes": 4, "tree_tokens": 2.0}
