@@ -75,6 +75,11 @@ inline void narrow(float v, float* out) { *out = v; }
 inline void narrow(float v, Half* out) { *out = Half::narrow(v); }
 inline void narrow(float v, BFloat* out) { *out = BFloat::narrow(v); }
 
+// 2^(j / 8) as bits, less j 2^20: where k / 8 is added to the exponent by k 2^20, its last three
+// bits j would count twice.
+alignas(32) constexpr uint32_t exp2_eighth_bits[8] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+
 #ifdef __AVX2__
 
 struct F32x8 {
@@ -106,7 +111,7 @@ struct F32x8 {
         _mm_packus_epi32(_mm256_castsi256_si128(picked), _mm256_extracti128_si256(picked, 1)));
   }
 };
-// Sixteen neighbours where their order does not matter: even and odd ones of bf16.
+// Sixteen neighbours: eight and eight, but of bf16 the even and the odd ones.
 template <class T>
 inline void load_pair(const T* p, F32x8& a, F32x8& b) {
   a = F32x8::load(p);
@@ -261,23 +266,6 @@ inline F32x8 log_fast(F32x8 x) {
   return fused(n, splat(0.693359375f), f + y);
 }
 
-// The largest of 512 patterns as signed integers. That is the order of 16-bit floats as long as the
-// result is positive and a number.
-inline int highest_pattern(const void* patterns) {
-  const auto* p = static_cast<const __m256i*>(patterns);
-  __m256i most[4];
-  for (int j = 0; j < 4; ++j) most[j] = _mm256_loadu_si256(p + j);
-  for (int i = 4; i < 32; i += 4) {
-    for (int j = 0; j < 4; ++j) most[j] = _mm256_max_epi16(_mm256_loadu_si256(p + i + j), most[j]);
-  }
-  const __m256i all =
-      _mm256_max_epi16(_mm256_max_epi16(most[0], most[1]), _mm256_max_epi16(most[2], most[3]));
-  // x ^ 0x7fff turns descending signed numbers into ascending unsigned ones.
-  const __m128i half = _mm_max_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-  const __m128i least = _mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(0x7fff)));
-  return static_cast<int16_t>(_mm_extract_epi16(least, 0) ^ 0x7fff);
-}
-
 inline F32x8 keep_where(F32x8 a, F32x8 b, F32x8 x) {  // x where a >= b, else 0
   return {_mm256_and_ps(x.v, _mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ))};
 }
@@ -287,6 +275,43 @@ inline F32x8 times_exp2(F32x8 p, F32x8 t) {
   const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t.v), 23);
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.v), n))};
 }
+
+// 2^(k / 8) for t = k / 8 + 1.5 * 2^20, the sum that rounds to eighths; it must be normal.
+inline F32x8 exp2_eighths(F32x8 t) {
+  const __m256i table = _mm256_load_si256(reinterpret_cast<const __m256i*>(exp2_eighth_bits));
+  const __m256i k = _mm256_castps_si256(t.v);
+  return {_mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_permutevar8x32_epi32(table, k), _mm256_slli_epi32(k, 20)))};
+}
+
+// Extremes of bf16 by their bits, sixteen at a time: as signed numbers the largest is the largest
+// float if any is positive; as unsigned ones the largest is the least float if any is negative, and
+// the smallest is the largest float if all are. A NaN lies beyond the infinity of its sign.
+struct BFloatRange {
+  __m256i positive = _mm256_set1_epi16(-32768), negative = _mm256_setzero_si256();
+  void add(const BFloat* p) {
+    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    positive = _mm256_max_epi16(positive, raw);
+    negative = _mm256_max_epu16(negative, raw);
+  }
+  BFloat most_signed() const { return smallest(positive, 0x7fff); }
+  BFloat most_unsigned() const { return smallest(negative, 0xffff); }
+  static BFloat least_unsigned(const BFloat* p, int64_t n) {  // n is a multiple of 16
+    __m256i least = _mm256_set1_epi16(-1);
+    for (int64_t i = 0; i < n; i += 16) {
+      least = _mm256_min_epu16(least, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)));
+    }
+    return smallest(least, 0);
+  }
+
+ private:
+  static BFloat smallest(__m256i a, uint16_t flip) {  // in the unsigned order of a ^ flip
+    const __m256i turned = _mm256_xor_si256(a, _mm256_set1_epi16(static_cast<int16_t>(flip)));
+    const __m128i half =
+        _mm_min_epu16(_mm256_castsi256_si128(turned), _mm256_extracti128_si256(turned, 1));
+    return {static_cast<uint16_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(half)) ^ flip)};
+  }
+};
 
 // Sums of bit patterns modulo 2^32, lane by lane.
 struct BitSum {
@@ -392,6 +417,12 @@ inline void load_pair(const T* p, F32x8& a, F32x8& b) {
   a = F32x8::load(p);
   b = F32x8::load(p + 8);
 }
+inline void load_pair(const BFloat* p, F32x8& a, F32x8& b) {
+  for (int i = 0; i < 8; ++i) {
+    a.v[i] = widen(p[2 * i]);
+    b.v[i] = widen(p[2 * i + 1]);
+  }
+}
 template <class F>
 inline F32x8 lanewise(F f) {
   F32x8 r;
@@ -451,12 +482,6 @@ inline F32x8 exp_fast(F32x8 x) {
 inline F32x8 log_fast(F32x8 x) {
   return lanewise([&](int i) { return tokenburst::log_fast(x.v[i]); });
 }
-inline int highest_pattern(const void* patterns) {
-  const auto* p = static_cast<const int16_t*>(patterns);
-  int most = p[0];
-  for (int i = 1; i < 512; ++i) most = p[i] > most ? p[i] : most;
-  return most;
-}
 inline F32x8 keep_where(F32x8 a, F32x8 b, F32x8 x) {
   return lanewise([&](int i) { return a.v[i] >= b.v[i] ? x.v[i] : 0.0f; });
 }
@@ -508,6 +533,32 @@ inline F32x8 narrow(F64x8 a) {
 inline F64x8 whole_weight8(const float* e) {
   return lanewise64([&](int i) { return static_cast<double>(e[i]) * 0x1p40; });
 }
+
+inline F32x8 exp2_eighths(F32x8 t) {
+  return lanewise([&](int i) {
+    const uint32_t k = to_bits(t.v[i]);
+    return from_bits(exp2_eighth_bits[k & 7u] + (k << 20));
+  });
+}
+
+struct BFloatRange {
+  int16_t positive = -32768;
+  uint16_t negative = 0;
+  void add(const BFloat* p) {
+    for (int i = 0; i < 16; ++i) {
+      const auto raw = static_cast<int16_t>(p[i].bits);
+      positive = raw > positive ? raw : positive;
+      negative = p[i].bits > negative ? p[i].bits : negative;
+    }
+  }
+  BFloat most_signed() const { return {static_cast<uint16_t>(positive)}; }
+  BFloat most_unsigned() const { return {negative}; }
+  static BFloat least_unsigned(const BFloat* p, int64_t n) {
+    uint16_t least = 0xffff;
+    for (int64_t i = 0; i < n; ++i) least = p[i].bits < least ? p[i].bits : least;
+    return {least};
+  }
+};
 
 struct BitSum {
   uint32_t v[8] = {};

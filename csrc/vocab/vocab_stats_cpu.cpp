@@ -24,51 +24,87 @@ struct Sums {
 
 struct BlockSums {
   Sums sums;
-  F32x8 most;  // NaN left out
+  float most;  // NaN left out, or NaN
+  bool deep;   // the sums are wrong: some logit lies below what an unclamped sweep can do
 };
 
-// e^(l - base) by 2^n 2^f, f in [-1/2, 1/2]; relative error below 3e-7, about 2^-125 for whatever
-// lies lower. A NaN stays one in `weighted`. Two vectors in step, since one alone waits on itself.
-template <class T>
-inline void accumulate(const T* l, F32x8 base, BlockSums& out) {
-  const F32x8 round = F32x8::splat(12582912.0f), log2e = F32x8::splat(1.442695041f);
-  constexpr float coefficients[] = {9.671512991e-3f, 5.550733581e-2f, 2.402224243e-1f,
-                                    6.931470037e-1f, 1.0f};
-  F32x8 x[2], t[2], f[2], p[2];
-  for (int i = 0; i < 2; ++i) {
-    const F32x8 logit = F32x8::load(l + 8 * i);
-    out.most = max(logit, out.most);
-    x[i] = max(F32x8::splat(-86.5f), logit - base);
-  }
-  for (int i = 0; i < 2; ++i) t[i] = fused(x[i], log2e, round);
-  for (int i = 0; i < 2; ++i) f[i] = fused(x[i], log2e, round - t[i]);
-  for (int i = 0; i < 2; ++i) p[i] = F32x8::splat(1.326472731e-3f);
-  for (const float c : coefficients) {
-    for (int i = 0; i < 2; ++i) p[i] = fused(p[i], f[i], F32x8::splat(c));
-  }
-  for (int i = 0; i < 2; ++i) {
-    const F32x8 e = times_exp2(p[i], t[i]);
-    out.sums.sum = out.sums.sum + e;
-    out.sums.weighted = fused(e, x[i], out.sums.weighted);
-  }
-}
+constexpr float lowest = -86.5f;  // e^x is about 2^-125 for whatever lies lower
 
+// Extremes of a block. fp32 and fp16 are clamped as they come, so that no depth has to be known.
 template <class T>
-BlockSums sweep(const T* l, int64_t n, float base) {
-  const F32x8 zero = F32x8::splat(0.0f);
-  BlockSums out{{zero, zero}, F32x8::splat(-infinity)};
-  const F32x8 base8 = F32x8::splat(base);
-  for (int64_t i = 0; i < n; i += 16) {
-    accumulate(l + i, base8, out);
+class Extremes {
+ public:
+  static constexpr bool knows_least = false;
+  void add(const T*, const F32x8 (&logit)[2]) {
+    for (const F32x8 l : logit) most_ = max(l, most_);
   }
-  return out;
+  float most(const T*, int64_t) const { return reduce_max(most_); }
+  bool reaches_below(float) const { return true; }
+
+ private:
+  F32x8 most_ = F32x8::splat(-infinity);
+};
+
+template <>
+class Extremes<BFloat> {
+ public:
+  static constexpr bool knows_least = true;
+  void add(const BFloat* l, const F32x8 (&)[2]) { range_.add(l); }
+  float most(const BFloat* l, int64_t n) const {
+    const BFloat most = range_.most_signed();
+    return widen(most.bits >> 15 ? BFloatRange::least_unsigned(l, n) : most);
+  }
+  bool reaches_below(float limit) const {
+    const BFloat least = range_.most_unsigned();
+    return !((least.bits >> 15 ? widen(least) : 0.0f) >= limit);
+  }
+
+ private:
+  BFloatRange range_;
+};
+
+// e^(l - base) by 2^(k / 8) 2^f, f in [-1/16, 1/16]; relative error below 2e-7 beside that of
+// l - base. A NaN stays one in `weighted`.
+template <bool clamped, class T>
+BlockSums sweep(const T* l, int64_t n, float base) {
+  const F32x8 zero = F32x8::splat(0.0f), base8 = F32x8::splat(base);
+  const F32x8 round = F32x8::splat(1572864.0f), log2e = F32x8::splat(1.442695041f);
+  Sums sums[2] = {{zero, zero}, {zero, zero}};
+  Extremes<T> extremes;
+  for (int64_t i = 0; i < n; i += 16) {
+    F32x8 logit[2], x[2], t[2], f[2], p[2];
+    load_pair(l + i, logit[0], logit[1]);
+    extremes.add(l + i, logit);
+    for (int j = 0; j < 2; ++j) {
+      x[j] = clamped ? max(F32x8::splat(lowest), logit[j] - base8) : logit[j] - base8;
+    }
+    for (int j = 0; j < 2; ++j) t[j] = fused(x[j], log2e, round);
+    for (int j = 0; j < 2; ++j) f[j] = fused(x[j], log2e, round - t[j]);
+    for (int j = 0; j < 2; ++j) t[j] = exp2_eighths(t[j]);
+    for (int j = 0; j < 2; ++j) {
+      p[j] = fused(f[j], F32x8::splat(5.551147461e-2f), F32x8::splat(2.402576357e-1f));
+    }
+    for (int j = 0; j < 2; ++j) p[j] = fused(p[j], f[j], F32x8::splat(6.931471825e-1f));
+    for (int j = 0; j < 2; ++j) {
+      const F32x8 e = fused(p[j], t[j] * f[j], t[j]);
+      sums[j].sum = sums[j].sum + e;
+      sums[j].weighted = fused(e, x[j], sums[j].weighted);
+    }
+  }
+  return {{sums[0].sum + sums[1].sum, sums[0].weighted + sums[1].weighted},
+          extremes.most(l, n),
+          !clamped && extremes.reaches_below(base + lowest)};
 }
 
 template <class T>
 float maximum(const T* l, int64_t n) {
-  F32x8 most = F32x8::splat(-infinity);
-  for (int64_t i = 0; i < n; i += 8) most = max(F32x8::load(l + i), most);
-  return reduce_max(most);
+  Extremes<T> extremes;
+  for (int64_t i = 0; i < n; i += 16) {
+    F32x8 logit[2];
+    load_pair(l + i, logit[0], logit[1]);
+    extremes.add(l + i, logit);
+  }
+  return extremes.most(l, n);
 }
 
 // The best values so far, best first. Ids arrive ascending, so an equal value stays behind.
@@ -94,8 +130,11 @@ struct Top {
   }
   template <class T>
   void scan(const T* l, int64_t n, int64_t first_id) {
-    for (int64_t i = 0; i < n; i += 8) {
-      unsigned above = greater(F32x8::load(l + i), F32x8::splat(floor));
+    for (int64_t i = 0; i < n; i += 16) {
+      const F32x8 low = F32x8::load(l + i), high = F32x8::load(l + i + 8);
+      unsigned above = greater(max(low, high), F32x8::splat(floor));
+      if (!above) continue;
+      above = greater(low, F32x8::splat(floor)) | greater(high, F32x8::splat(floor)) << 8;
       for (; above; above &= above - 1) {
         const int lane = __builtin_ctz(above);
         const float value = widen(l[i + lane]);
@@ -164,8 +203,10 @@ struct Row {
   float base;
   Sums sums;
   int32_t n_nan;
+  bool clamp;  // from the first block of a chunk on that needs it
 
   void start_chunk() {
+    clamp = false;
     base = -infinity;
     sums = {F32x8::splat(0.0f), F32x8::splat(0.0f)};
     n_nan = 0;
@@ -184,13 +225,18 @@ struct Row {
   // n is a multiple of 16 and nothing is NaN or +inf, or false comes back and nothing has happened.
   template <class T>
   bool add_block(const T* l, int64_t n, int64_t first_id) {
-    const BlockSums b = sweep(l, n, base);
-    if (greater(b.most, F32x8::splat(base + headroom))) return false;
+    constexpr bool never = !Extremes<T>::knows_least;
+    BlockSums b = clamp ? sweep<true>(l, n, base) : sweep<never>(l, n, base);
+    if (b.most > base + headroom) return false;
+    if (b.deep) {
+      clamp = true;
+      b = sweep<true>(l, n, base);
+    }
     if (unordered(b.sums.weighted - b.sums.weighted)) return false;
     sums.sum = sums.sum + b.sums.sum;
     sums.weighted = sums.weighted + b.sums.weighted;
-    if (greater(b.most, F32x8::splat(top.floor))) top.scan(l, n, first_id);
-    if (draw.active) draw.scan(l, n, first_id, reduce_max(b.most));
+    if (b.most > top.floor) top.scan(l, n, first_id);
+    if (draw.active) draw.scan(l, n, first_id, b.most);
     return true;
   }
 };

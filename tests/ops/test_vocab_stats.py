@@ -90,17 +90,46 @@ def test_row_alone_equals_row_in_batch(dtype, isa):
     assert same([f[:1] for f in picked], [f[3:4] for f in batch])
 
 
-def test_both_instruction_sets_give_the_same_bits():
+# Where logits lie: around 0, far apart, all of one sign, far from 0; fp16 ends at 65504.
+PLACES = [(0, 3), (0, 60), (-300, 5), (300, 5), (300, 60), (-5000, 100), (40000, 2000)]
+
+
+def placed(shift, scale, dtype):
+    g = torch.Generator().manual_seed(4)
+    logits = (torch.randn(3, 10000, generator=g) * scale + shift).to(dtype)
+    logits[1, 600:3000] = -torch.inf
+    logits[2, 5000:7000:3] = -torch.inf
+    return logits
+
+
+@pytest.mark.parametrize(("shift", "scale"), PLACES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_both_instruction_sets_give_the_same_bits(dtype, shift, scale):
     from tokenburst import _C
 
-    g = torch.Generator().manual_seed(4)
-    logits = torch.randn(3, 10000, generator=g) * 3
+    logits = placed(shift, scale, dtype)
     before, results = _C.isa(), []
     for name in {before, "portable"}:
         _C.set_isa(name)
         results.append(ops.vocab_stats(logits, 4, temperature=torch.ones(3), rng=rng_rows(3)))
     _C.set_isa(before)
     assert same(results[0], results[-1])
+
+
+@pytest.mark.parametrize(("shift", "scale"), PLACES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sums_hold_wherever_the_logits_lie(dtype, shift, scale):
+    logits = placed(shift, scale, dtype)
+    got = ops.vocab_stats(logits, 2)
+    x = logits.double()
+    values = x.topk(2).values
+    p = x.softmax(-1)
+    assert torch.equal(got.values.double(), values)
+    assert torch.equal(x.gather(1, got.ids), values)
+    entropy = -(p * x.log_softmax(-1)).masked_fill(p == 0, 0).sum(-1)
+    torch.testing.assert_close(got.lse.double(), x.logsumexp(-1), rtol=2e-7, atol=5e-7)
+    torch.testing.assert_close(got.entropy.double(), entropy, rtol=3e-6, atol=3e-6)
+    torch.testing.assert_close(got.confidence.double(), p.amax(-1), rtol=1e-6, atol=1e-9)
 
 
 def test_only_the_named_rows_are_read():
