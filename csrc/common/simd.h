@@ -266,6 +266,23 @@ inline F32x8 log_fast(F32x8 x) {
   return fused(n, splat(0.693359375f), f + y);
 }
 
+// The largest of 512 patterns as signed integers. That is the order of 16-bit floats as long as the
+// result is positive and a number.
+inline int highest_pattern(const void* patterns) {
+  const auto* p = static_cast<const __m256i*>(patterns);
+  __m256i most[4];
+  for (int j = 0; j < 4; ++j) most[j] = _mm256_loadu_si256(p + j);
+  for (int i = 4; i < 32; i += 4) {
+    for (int j = 0; j < 4; ++j) most[j] = _mm256_max_epi16(_mm256_loadu_si256(p + i + j), most[j]);
+  }
+  const __m256i all =
+      _mm256_max_epi16(_mm256_max_epi16(most[0], most[1]), _mm256_max_epi16(most[2], most[3]));
+  // x ^ 0x7fff turns descending signed numbers into ascending unsigned ones.
+  const __m128i half = _mm_max_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  const __m128i least = _mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(0x7fff)));
+  return static_cast<int16_t>(_mm_extract_epi16(least, 0) ^ 0x7fff);
+}
+
 inline F32x8 keep_where(F32x8 a, F32x8 b, F32x8 x) {  // x where a >= b, else 0
   return {_mm256_and_ps(x.v, _mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ))};
 }
@@ -481,6 +498,12 @@ inline F32x8 exp_fast(F32x8 x) {
 }
 inline F32x8 log_fast(F32x8 x) {
   return lanewise([&](int i) { return tokenburst::log_fast(x.v[i]); });
+}
+inline int highest_pattern(const void* patterns) {
+  const auto* p = static_cast<const int16_t*>(patterns);
+  int most = p[0];
+  for (int i = 1; i < 512; ++i) most = p[i] > most ? p[i] : most;
+  return most;
 }
 inline F32x8 keep_where(F32x8 a, F32x8 b, F32x8 x) {
   return lanewise([&](int i) { return a.v[i] >= b.v[i] ? x.v[i] : 0.0f; });

@@ -80,6 +80,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> vocab_sample(
       .logq = nullptr,
       .g = nullptr,
       .lse = nullptr,
+      .workspace = nullptr,
   };
   check_values(check, params);
 
@@ -91,6 +92,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> vocab_sample(
   params.logq = logq.mutable_data_ptr<float>();
   params.g = g.mutable_data_ptr<float>();
   params.lse = lse.mutable_data_ptr<float>();
+  const int64_t bytes = count * vocab_sample_tiles(vocab) * vocab_sample_tile_bytes;
+  const Tensor workspace =
+      check.on_cpu() ? ids : empty_like_device(logits, {bytes}, ScalarType::Byte);
+  params.workspace = check.on_cpu() ? nullptr : workspace.mutable_data_ptr();
   if (count > 0) TB_LAUNCH(vocab_sample, params, check.device());
   return {ids, logq, g, lse};
 }

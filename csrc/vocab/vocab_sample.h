@@ -23,11 +23,19 @@ struct VocabSampleParams {
   float* logq;               // [count, k]
   float* g;                  // [count, k]
   float* lse;                // [count]
+  void* workspace;           // CUDA: count * vocab_sample_tiles * vocab_sample_tile_bytes
 };
 
 namespace {
 
 constexpr int64_t vocab_sample_max_k = 64;
+
+// A row is cut into tiles of this many ids (tile.h); V alone says how.
+constexpr int tile_size = 512;
+constexpr int64_t vocab_sample_tile_bytes = 16;
+TB_HD constexpr int64_t vocab_sample_tiles(int64_t vocab) {
+  return (vocab + tile_size - 1) / tile_size;
+}
 
 }  // namespace
 }  // namespace tokenburst

@@ -155,3 +155,36 @@ def test_a_row_at_the_ends_of_the_floats():
     assert got.ids[:, 0].tolist()[:2] == [600, 5]
     assert got.ids[:2, 1].tolist() == [-1, -1]
     torch.testing.assert_close(got.lse[2], (logits[2] / 2).logsumexp(0))
+
+
+def test_the_tile_is_drawn_by_its_mass():
+    # A light tile of 512 with one heavy token, another with many, a short one.
+    weights = torch.ones(1100, dtype=torch.float64)
+    weights[:512] *= 2.0**-10
+    weights[[3, 600, 1025]] = torch.tensor([200.0, 100.0, 300.0], dtype=torch.float64)
+    n = N // 4
+    got = ops.vocab_sample(weights.log().float().expand(n, -1), 2, torch.ones(n), rng_rows(n))
+
+    def parts(p):
+        return torch.stack([x.sum() for x in (p / p.sum()).split(128)])
+
+    assert chi2(got.ids[:, 0] // 128, parts(weights)) < 1
+    # The second of those that drew 1025 first: its tile stays behind with what is left.
+    second = got.ids[got.ids[:, 0] == 1025, 1]
+    weights[1025] = 0
+    assert chi2(second // 128, parts(weights)) < 1
+
+
+@pytest.mark.parametrize("t", [1e-30, 1e-5, 1.0, 1e30, 1e37])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_temperature_beside_any_logit(t, dtype):
+    # Powers of two that floats do not hold, tiles far below the best, no finite least logit.
+    for scale in (1.0, 1e6, 3e37):
+        logits = (torch.linspace(3, -3, 1500) * scale).to(dtype).repeat(2, 1)
+        logits[:, 700], logits[1, :600] = -torch.inf, torch.nan
+        got = ops.vocab_sample(logits, 4, torch.full((2,), t), rng_rows(2))
+        scaled = logits.double().nan_to_num(nan=-torch.inf) / torch.tensor(t).double()
+        torch.testing.assert_close(got.lse, scaled.logsumexp(1).float(), rtol=3e-6, atol=3e-6)
+        want = scaled.log_softmax(1).gather(1, got.ids.clamp_min(0))
+        drawn = got.ids >= 0
+        assert bool((want[drawn] > -30).all()) and bool(drawn[:, 0].all())

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tokenburst.ref.philox import exponential, fused, gumbel, log_fast, philox4x32
+from tokenburst.ref.tiles import TILE, in_tiles, log_mass, pick_in_tile, tile_masses
 from tokenburst.ref.weights import (
     clean,
     exp_fast,
@@ -198,33 +199,37 @@ def vocab_sample(
                 g[n, 0] = parent_g[n]
             lse[n] = x.amax()
             continue
-        w, inverse = softmax_weights(x, t).long(), torch.tensor(inverse_temperature(t))
-        log_total = _log_mass(w.sum())
+        inverse = torch.tensor(inverse_temperature(t))
+        mass, best = tile_masses(x, inverse)
+        w = in_tiles(softmax_weights(x, t).long(), 0)
+        log_all = log_mass(mass.sum())
+        log_total = fused(best, -0.693147181, log_all).clamp_min(0.0)
         lse[n] = fused(x.amax(), inverse, log_total)
         phi = torch.zeros(()) if parent_phi is None else parent_phi[n].cpu()
         late = torch.zeros(())  # logarithm of the last arrival
         for i in range(k):
-            if w.sum() == 0:
+            left = mass.sum()
+            if left == 0:
                 break
             words = random_words(seed, _DRAFTING + i, position, step, sequence)
-            token = pick(w, random_below(int(w.sum()), words))
+            target = random_below(int(left), words)
+            tile = pick(mass, target)
+            target -= int(mass[:tile].sum())
+            at, rest = pick_in_tile(w[tile], int(mass[tile]), target)
+            token = tile * TILE + at
             ids[n, i] = token
-            logq[n, i] = (x[token] - x.amax()) * inverse - log_total
+            logq[n, i] = fused(x[token] - x.amax(), inverse, -log_total)
             g[n, i] = 0.0
             if not replacement:
-                rate = phi + (_log_mass(w.sum()) - log_total)
+                rate = phi + (log_mass(left) - log_all)
                 wait = log_fast(exponential(torch.tensor(words[2:3])))[0] - rate
                 if i > 0:
                     late = _log_add(late, wait)
                 else:
                     late = wait if parent_g is None else -parent_g[n].cpu()
                 g[n, i] = -late
-                w[token] = 0
+                mass[tile], w[tile, at] = rest, 0
     return tuple(x.to(logits.device) for x in (ids, logq, g, lse))
-
-
-def _log_mass(mass: Tensor) -> Tensor:
-    return log_fast((mass.double() * 2.0**-40).float().reshape(1))[0]
 
 
 def _log_add(a: Tensor, b: Tensor) -> Tensor:
