@@ -66,6 +66,23 @@ def tree_case(rows, vocab, dtype, k, device):
     )
 
 
+def top_case(rows, vocab, dtype, k, device):
+    logits = make(rows, vocab, dtype, device)
+
+    def check():
+        assert torch.equal(ops.vocab_top(logits, k).values, logits.topk(k).values.float())
+
+    return Case(
+        "vocab_top",
+        f"[{rows},{vocab}] k={k} {short(dtype)}",
+        lambda: ops.vocab_top(logits, k),
+        {"topk": lambda: logits.topk(k), "argmax": lambda: logits.argmax(-1)},
+        check,
+        moved=nbytes(logits),
+        dtype=dtype,
+    )
+
+
 def diffusion_case(rows, vocab, dtype, device, temperature=None):
     logits = make(rows, vocab, dtype, device)
     draw = {}
@@ -123,6 +140,9 @@ def filter_case(rows, vocab, dtype, device, top_k=None):
 
 def cases(device):
     small, large, masked = (MODELS[m].vocab for m in ("Llama-2-7B", "Llama-3-8B", "LLaDA-8B"))
+    yield top_case(16, 2048, torch.float32, 8, device)
+    yield top_case(81, large, torch.float32, 8, device)
+    yield top_case(81, small, torch.bfloat16, 8, device)
     yield filter_case(8, small, torch.float32, device)
     for name, dtype in product(("LLaDA-8B", "Dream-7B"), (torch.float32, torch.bfloat16)):
         yield filter_case(32, MODELS[name].vocab, dtype, device)

@@ -6,6 +6,7 @@
 STABLE_TORCH_LIBRARY(tokenburst, m) {
   // vocab
   m.def("vocab_stats(Tensor logits, int k=1, *, Tensor? rows=None, Tensor? suppress=None, Tensor? temperature=None, Tensor? rng=None) -> (Tensor ids, Tensor values, Tensor lse, Tensor token, Tensor confidence, Tensor margin, Tensor entropy, Tensor n_nan)");
+  m.def("vocab_top(Tensor logits, int k=1, *, Tensor? count=None) -> (Tensor ids, Tensor values)");
   m.def("vocab_filter(Tensor logits, *, Tensor? rows=None, Tensor? uncond=None, Tensor? guidance=None, Tensor? suppress=None, Tensor? bias_ids=None, Tensor? bias=None, Tensor? unranked=None, Tensor? temperature=None, Tensor? rng=None, Tensor? top_k=None, Tensor? top_p=None, bool tempered=False) -> (Tensor token, Tensor confidence, Tensor margin, Tensor entropy, Tensor log_odds, Tensor gap, Tensor n_kept, Tensor n_nan)");
   m.def("vocab_sample(Tensor logits, int k, Tensor temperature, Tensor rng, *, Tensor? rows=None, Tensor? parent_g=None, Tensor? parent_phi=None, bool replacement=False) -> (Tensor ids, Tensor logq, Tensor g, Tensor lse)");
 
@@ -19,7 +20,7 @@ STABLE_TORCH_LIBRARY(tokenburst, m) {
   m.def("tree_merge(Tensor tokens, Tensor parent) -> (Tensor tokens, Tensor parent, Tensor node)");
   m.def("tree_verify_greedy(Tensor tokens, Tensor argmax, Tensor parent, Tensor n_nodes, *, Tensor? eos=None) -> (Tensor path, Tensor n_accepted, Tensor next_token)");
   m.def("tree_commit_kv_(Tensor(a!)[] k_caches, Tensor(b!)[] v_caches, Tensor kv_len, Tensor path, Tensor n_accepted, *, Tensor? page_table=None) -> ()");
-  m.def("tree_append_(Tensor(a!) text, Tensor(b!) length, Tensor(c!) root, Tensor(d!) active, Tensor(e!) rng, Tensor end, Tensor tokens, Tensor path, Tensor n_accepted, Tensor next_token, *, Tensor? eos=None) -> Tensor taken");
+  m.def("tree_append_(Tensor(a!) text, Tensor(b!) length, Tensor(c!) root, Tensor(d!) active, Tensor(e!) rng, Tensor end, Tensor tokens, Tensor path, Tensor n_accepted, Tensor next_token, *, Tensor? eos=None, Tensor(f!)? kv_len=None) -> Tensor taken");
   m.def("tree_verify_sample(Tensor tokens, Tensor parent, Tensor n_nodes, Tensor logits, str mode, Tensor rng, *, Tensor? temperature=None, Tensor? top_k=None, Tensor? top_p=None, Tensor? min_p=None, Tensor? repetition_penalty=None, Tensor? seen=None, Tensor? draft_logits=None, Tensor? draft_temperature=None, Tensor? draft_ids=None, Tensor? draft_probs=None, Tensor? draft_row=None, Tensor? draws=None, Tensor? eos=None, float epsilon=0.09, float delta=0.3, int group_size=15, float group_delta=0.15) -> (Tensor path, Tensor n_accepted, Tensor next_token, Tensor n_nan)");
   // recycle
   m.def("recycle_draft(Tensor adjacency, Tensor root, Tensor parent, Tensor rank, *, Tensor? group=None) -> Tensor tokens");

@@ -85,12 +85,16 @@ void Check::refuse(const char* name, const std::string& expected, const std::str
 
 void Check::device_and_shape(const Tensor& t, const char* name,
                              std::initializer_list<int64_t> shape) const {
-  const std::string device = device_ < 0 ? "cpu" : "cuda:" + std::to_string(device_);
-  if (device_name(t) != device) refuse(name, "a tensor on " + device, device_name(t));
-  bool matches = t.dim() == static_cast<int64_t>(shape.size());
+  const bool here = device_ < 0 ? t.is_cpu() : t.is_cuda() && t.get_device_index() == device_;
+  if (!here) {
+    const std::string device = device_ < 0 ? "cpu" : "cuda:" + std::to_string(device_);
+    refuse(name, "a tensor on " + device, device_name(t));
+  }
+  const auto sizes = t.sizes();
+  bool matches = sizes.size() == shape.size();
   for (size_t i = 0; matches && i < shape.size(); ++i) {
     const int64_t want = shape.begin()[i];
-    matches = want == any || t.size(i) == want;
+    matches = want == any || sizes[i] == want;
   }
   if (!matches) refuse(name, "shape " + shape_text(shape.begin(), shape.size()), shape_of(t));
 }
@@ -147,8 +151,9 @@ void Check::last_dim_contiguous(const Tensor& t, const char* name) const {
 }
 
 void Check::not_expanded(const Tensor& t, const char* name) const {
-  for (int64_t d = 0; d < t.dim(); ++d) {
-    if (t.size(d) <= 1 || t.stride(d) != 0) continue;
+  const auto sizes = t.sizes(), strides = t.strides();
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] <= 1 || strides[d] != 0) continue;
     refuse(name, "a tensor of its own memory",
            "one expanded in dimension " + std::to_string(d) + " (clone it first)");
   }

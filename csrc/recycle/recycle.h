@@ -24,9 +24,12 @@ inline void check_adjacency(const Check& check, const Tensor& adjacency,
 
 inline void check_group(const Check& check, const Ints& group, int64_t batch, int64_t groups) {
   for (int64_t b = 0; group.present() && b < batch; ++b) {
-    check.that(0 <= group[b] && group[b] < groups, "group",
-               "0 <= group < " + std::to_string(groups) + " in sequence " + std::to_string(b),
-               group[b]);
+    check.that(
+        0 <= group[b] && group[b] < groups, "group",
+        [&] {
+          return "0 <= group < " + std::to_string(groups) + " in sequence " + std::to_string(b);
+        },
+        group[b]);
   }
 }
 

@@ -9,9 +9,12 @@ void check_values(const Check& check, const RecycleUpdateParams& p) {
   check_group(check, p.group, p.batch, p.groups);
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t count = p.n_nodes.present() ? p.n_nodes[b] : p.nodes;
-    check.that(0 <= count && count <= p.nodes, "n_nodes",
-               "0 <= n_nodes <= " + std::to_string(p.nodes) + " in sequence " + std::to_string(b),
-               count);
+    check.that(
+        0 <= count && count <= p.nodes, "n_nodes",
+        [&] {
+          return "0 <= n_nodes <= " + std::to_string(p.nodes) + " in sequence " + std::to_string(b);
+        },
+        count);
     for (int64_t e = b * p.nodes; e < b * p.nodes + count; ++e) {
       for (int64_t r = 0; r < p.ranks; ++r) {
         const int64_t id = p.ids[e * p.width + r];

@@ -32,9 +32,12 @@ inline void check_tree(const Check& check, const Ints& parent, const Ints& n_nod
   if (!check.on_cpu()) return;
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t count = n_nodes[b];
-    check.that(0 <= count && count <= nodes, "n_nodes",
-               "0 <= n_nodes <= " + std::to_string(nodes) + " in sequence " + std::to_string(b),
-               count);
+    check.that(
+        0 <= count && count <= nodes, "n_nodes",
+        [&] {
+          return "0 <= n_nodes <= " + std::to_string(nodes) + " in sequence " + std::to_string(b);
+        },
+        count);
     check_parents_of(check, parent, b, nodes, count);
   }
 }

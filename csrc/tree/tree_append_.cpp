@@ -9,16 +9,17 @@ namespace {
 
 void check_values(const Check& check, const TreeAppendParams& p) {
   for (int64_t b = 0; b < p.batch; ++b) {
-    const std::string sequence = " in sequence " + std::to_string(b);
+    const auto within = [b](const char* range, int64_t most) {
+      return [=] { return range + std::to_string(most) + " in sequence " + std::to_string(b); };
+    };
     check.that(0 <= p.length[b] && p.length[b] <= p.capacity, "length",
-               "0 <= length <= " + std::to_string(p.capacity) + sequence, p.length[b]);
+               within("0 <= length <= ", p.capacity), p.length[b]);
     const int64_t count = p.n_accepted[b];
-    check.that(0 <= count && count <= p.nodes, "n_accepted",
-               "0 <= n_accepted <= " + std::to_string(p.nodes) + sequence, count);
+    check.that(0 <= count && count <= p.nodes, "n_accepted", within("0 <= n_accepted <= ", p.nodes),
+               count);
     for (int64_t j = 1; j < count; ++j) {
       const int64_t node = p.path[b * p.nodes + j];
-      check.that(0 <= node && node < p.nodes, "path",
-                 "0 <= path < " + std::to_string(p.nodes) + sequence, node);
+      check.that(0 <= node && node < p.nodes, "path", within("0 <= path < ", p.nodes), node);
     }
   }
 }
@@ -28,7 +29,8 @@ void check_values(const Check& check, const TreeAppendParams& p) {
 Tensor tree_append_(const Tensor& text, const Tensor& length, const Tensor& root,
                     const Tensor& active, const Tensor& rng, const Tensor& end,
                     const Tensor& tokens, const Tensor& path, const Tensor& n_accepted,
-                    const Tensor& next_token, const OptionalTensor& eos) {
+                    const Tensor& next_token, const OptionalTensor& eos,
+                    const OptionalTensor& kv_len) {
   const Check check("tree_append_", text, "text");
   check.int64(text, "text", {any, any});
   check.last_dim_contiguous(text, "text");
@@ -38,11 +40,15 @@ Tensor tree_append_(const Tensor& text, const Tensor& length, const Tensor& root
   check.int64(root, "root", {batch});
   check.boolean(active, "active", {batch});
   check.int64(rng, "rng", {batch, 3});
-  const auto state = {
-      std::pair{&length, "length"}, {&root, "root"}, {&active, "active"}, {&rng, "rng"}};
-  for (const auto& [t, name] : state) {
-    check.that(t->is_contiguous(), name, "a contiguous tensor", "other strides");
-  }
+  check.optional(&Check::int32, kv_len, "kv_len", {batch});
+  const auto contiguous = [&](const Tensor& t, const char* name) {
+    check.that(t.is_contiguous(), name, "a contiguous tensor", "other strides");
+  };
+  contiguous(length, "length");
+  contiguous(root, "root");
+  contiguous(active, "active");
+  contiguous(rng, "rng");
+  if (kv_len) contiguous(*kv_len, "kv_len");
   check.integer(end, "end", {batch});
   check.integer(tokens, "tokens", {batch, any});
   const int64_t nodes = tokens.size(1);
@@ -66,6 +72,7 @@ Tensor tree_append_(const Tensor& text, const Tensor& length, const Tensor& root
       .root = root.mutable_data_ptr<int64_t>(),
       .active = active.mutable_data_ptr<bool>(),
       .rng = rng.mutable_data_ptr<int64_t>(),
+      .kv_len = kv_len ? kv_len->mutable_data_ptr<int32_t>() : nullptr,
       .end = ints(end_),
       .tokens = ints(tokens_),
       .path = ints(path_),

@@ -13,6 +13,7 @@ struct TreeAppendParams {
   int64_t* root;    // [batch]
   bool* active;     // [batch]
   int64_t* rng;     // [batch, 3]; the last one counts with the length
+  int32_t* kv_len;  // [batch]; counts with the length; may be nullptr
   Ints end;         // [batch], length at which a sequence ends
   Ints tokens;      // [batch, nodes], drafted
   Ints path;        // [batch, nodes]
@@ -45,6 +46,7 @@ TB_HD void close_step(const TreeAppendParams& p, int64_t b, int64_t count, bool 
   p.taken[b] = static_cast<int32_t>(count);
   p.length[b] += static_cast<int32_t>(count);
   p.rng[3 * b + 2] += count;
+  if (p.kv_len) p.kv_len[b] += static_cast<int32_t>(count);
   p.active[b] = p.active[b] && !ended && p.length[b] < p.end[b];
   if (p.active[b]) p.root[b] = p.next_token[b];
 }

@@ -22,19 +22,22 @@ void check_page(const Check& check, const TreeCommitKvParams& p, int64_t b, int6
 void check_path(const Check& check, const TreeCommitKvParams& p) {
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t count = p.n_accepted[b], length = p.kv_len[b];
-    const std::string sequence = " in sequence " + std::to_string(b);
+    const auto expected = [b](const char* rule, int64_t number) {
+      return [=] { return rule + std::to_string(number) + " in sequence " + std::to_string(b); };
+    };
     check.that(0 <= count && count <= p.path_length, "n_accepted",
-               "0 <= n_accepted <= " + std::to_string(p.path_length) + sequence, count);
+               expected("0 <= n_accepted <= ", p.path_length), count);
     if (count == 0) continue;
     check.that(0 <= length && length <= p.capacity, "kv_len",
-               "0 <= kv_len <= " + std::to_string(p.capacity) + sequence, length);
+               expected("0 <= kv_len <= ", p.capacity), length);
     for (int64_t j = 0; j < count; ++j) {
       const int64_t node = p.path[b * p.path_length + j];
       check.that(node > (j == 0 ? -1 : p.path[b * p.path_length + j - 1]), "path",
-                 "ascending nodes from 0 on at place " + std::to_string(j) + sequence, node);
-      check.that(node < p.capacity - length, "path",
-                 "kv_len + path < " + std::to_string(p.capacity) + sequence,
-                 std::to_string(length) + " + " + std::to_string(node));
+                 expected("ascending nodes from 0 on at place ", j), node);
+      if (node >= p.capacity - length) {
+        check.refuse("path", expected("kv_len + path < ", p.capacity)(),
+                     std::to_string(length) + " + " + std::to_string(node));
+      }
       if (p.page_table) {
         check_page(check, p, b, length + j);
         check_page(check, p, b, length + node);

@@ -24,7 +24,12 @@ void commit_sequence(const TreeCommitKvParams& p, const KvCache& cache, int64_t 
 }  // namespace
 
 void tree_commit_kv_(const TreeCommitKvParams& p) {
-  parallel_for(p.num_caches * p.batch, 8, [&](int64_t begin, int64_t end) {
+  int64_t rows = 0, bytes = 0;
+  for (int64_t b = 0; b < p.batch; ++b) rows += p.n_accepted[b];
+  for (int64_t c = 0; c < p.num_caches; ++c) bytes += p.caches[c].heads * p.caches[c].row_bytes;
+  const int64_t items = p.num_caches * p.batch;
+  const int64_t moved = rows * bytes / items;  // by an item, on average
+  parallel_for(items, (1 << 17) / (moved + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       commit_sequence(p, p.caches[i / p.batch], i % p.batch);
     }

@@ -10,7 +10,13 @@ std::tuple<Tensor, Tensor, Tensor> tree_verify_greedy(const Tensor& tokens, cons
   const Check check("tree_verify_greedy", tokens, "tokens");
   check.integer(tokens, "tokens", {any, any});
   const int64_t batch = tokens.size(0), nodes = tokens.size(1);
-  check.integer(argmax, "argmax", {batch, nodes});
+  const bool ranked = argmax.dim() == 3;  // the best tokens, best first
+  if (ranked) {
+    check.integer(argmax, "argmax", {batch, nodes, any});
+    check.that(argmax.size(2) > 0, "argmax", "at least one token per node", 0);
+  } else {
+    check.integer(argmax, "argmax", {batch, nodes});
+  }
   check.integer(parent, "parent", {batch, nodes});
   check.integer(n_nodes, "n_nodes", {batch});
   check.optional(&Check::integer, eos, "eos", {any});
@@ -26,6 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> tree_verify_greedy(const Tensor& tokens, cons
   const TreeVerifyGreedyParams params{
       .batch = batch,
       .nodes = nodes,
+      .width = ranked ? argmax.size(2) : 1,
       .num_eos = eos_ ? eos_->numel() : 0,
       .tokens = ints(tokens_),
       .argmax = ints(argmax_),

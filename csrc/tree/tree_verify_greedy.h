@@ -7,9 +7,9 @@
 namespace tokenburst {
 
 struct TreeVerifyGreedyParams {
-  int64_t batch, nodes, num_eos;
+  int64_t batch, nodes, width, num_eos;
   Ints tokens;          // [batch, nodes], -1 = no token, never accepted
-  Ints argmax;          // [batch, nodes], target's choice after each node; -1 = none
+  Ints argmax;          // [batch, nodes, width], the first is the target's choice; -1 = none
   Ints parent;          // [batch, nodes], parent[i] < i, -1 at the root
   Ints n_nodes;         // [batch], 0 = sequence takes no part
   Ints eos;             // [num_eos], may be absent

@@ -30,13 +30,13 @@ void verify_sequence(const TreeVerifyGreedyParams& p, int64_t b) {
   for (int64_t i = 1; i < count; ++i) {
     const int64_t parent = p.parent[row + i], token = p.tokens[row + i];
     const bool follows = 0 <= parent && parent < i && length[parent] > 0 && token >= 0 &&
-                         token == p.argmax[row + parent] &&
+                         token == p.argmax[(row + parent) * p.width] &&
                          !(parent > 0 && is_eos(p, p.tokens[row + parent]));
     length[i] = follows ? length[parent] + 1 : 0;
     if (length[i] > length[best]) best = i;
   }
   p.n_accepted[b] = length[best];
-  p.next_token[b] = p.argmax[row + best];
+  p.next_token[b] = p.argmax[(row + best) * p.width];
   int64_t node = best;
   for (int32_t j = length[best] - 1; j >= 0; --j) {
     path[j] = static_cast<int32_t>(node);

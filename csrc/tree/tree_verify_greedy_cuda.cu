@@ -12,7 +12,8 @@ __device__ int path_length(const TreeVerifyGreedyParams& p, int64_t row, int64_t
   int length = 1;
   while (i > 0) {
     const int64_t parent = p.parent[row + i], token = p.tokens[row + i];
-    if (parent < 0 || parent >= i || token < 0 || token != p.argmax[row + parent]) return 0;
+    if (parent < 0 || parent >= i || token < 0 || token != p.argmax[(row + parent) * p.width])
+      return 0;
     if (parent > 0) {
       const int64_t before = p.tokens[row + parent];
       for (int64_t e = 0; e < p.num_eos; ++e) {
@@ -51,7 +52,7 @@ __global__ void verify_kernel(TreeVerifyGreedyParams p) {
     return;
   }
   int64_t node = 0xffffffffu - static_cast<unsigned>(best);
-  p.next_token[b] = p.argmax[row + node];
+  p.next_token[b] = p.argmax[(row + node) * p.width];
   for (int j = length - 1; j >= 0; --j) {
     p.path[row + j] = static_cast<int32_t>(node);
     node = p.parent[row + node];

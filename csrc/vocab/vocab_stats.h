@@ -3,6 +3,7 @@
 // its probability.
 #include "common/launch.h"
 #include "common/types.h"
+#include "vocab/chunks.h"
 
 namespace tokenburst {
 
@@ -35,12 +36,6 @@ constexpr int64_t vocab_stats_max_k = 64;
 // A row is summed chunk by chunk and the chunks are merged in order, so a result depends on V and
 // on the row alone: neither the batch nor the number of threads enters here.
 TB_HD constexpr int64_t vocab_stats_cpu_chunk() { return 8192; }
-TB_HD constexpr int64_t vocab_stats_cuda_chunk(int64_t vocab) {
-  return vocab <= 65536 ? 8192 : 16384;
-}
-TB_HD constexpr int64_t vocab_stats_splits(int64_t vocab, int64_t chunk) {
-  return (vocab + chunk - 1) / chunk;
-}
 
 // The margin needs the two best even where k is 1.
 TB_HD constexpr int64_t vocab_stats_kept(int64_t k) { return k < 2 ? 2 : k; }
@@ -58,7 +53,7 @@ constexpr int64_t vocab_stats_cpu_part(int64_t k) {
 constexpr int64_t vocab_stats_cpu_mask(int64_t vocab) { return (vocab + 63) / 64 * 8; }
 constexpr int64_t vocab_stats_cpu_workspace(int64_t count, int64_t vocab, int64_t k) {
   return vocab_stats_cpu_mask(vocab) +
-         count * vocab_stats_splits(vocab, vocab_stats_cpu_chunk()) * vocab_stats_cpu_part(k);
+         count * vocab_chunks(vocab, vocab_stats_cpu_chunk()) * vocab_stats_cpu_part(k);
 }
 
 // On the GPU a chunk's record is base, sum, weighted sum and NaN count in 16 bytes, the key of the
@@ -67,15 +62,8 @@ TB_HD constexpr int64_t vocab_stats_cuda_part(int64_t k) {
   return (16 + 8 + vocab_stats_kept(k) * 8 + 15) / 16 * 16;
 }
 constexpr int64_t vocab_stats_cuda_workspace(int64_t count, int64_t vocab, int64_t k) {
-  return count * vocab_stats_splits(vocab, vocab_stats_cuda_chunk(vocab)) *
-         vocab_stats_cuda_part(k);
+  return count * vocab_chunks(vocab, vocab_cuda_chunk(vocab)) * vocab_stats_cuda_part(k);
 }
-
-static_assert(vocab_stats_splits(1, vocab_stats_cuda_chunk(1)) == 1);
-static_assert(vocab_stats_splits(32000, vocab_stats_cuda_chunk(32000)) == 4);
-static_assert(vocab_stats_splits(65536, vocab_stats_cuda_chunk(65536)) == 8);
-static_assert(vocab_stats_splits(65537, vocab_stats_cuda_chunk(65537)) == 5);
-static_assert(vocab_stats_splits(128256, vocab_stats_cuda_chunk(128256)) == 8);
 
 }  // namespace
 }  // namespace tokenburst

@@ -7,6 +7,7 @@
 
 #include "common/parallel.h"
 #include "common/simd.h"
+#include "vocab/top_cpu.h"
 #include "vocab/vocab_stats.h"
 
 namespace tokenburst::TB_ISA {
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int64_t block = 512;
 constexpr int64_t chunk = vocab_stats_cpu_chunk();
-constexpr float largest = 3.402823466e38f;
 constexpr float headroom = 16.0f;  // e^headroom * block is far from overflow
 static_assert(chunk % block == 0 && block % 64 == 0);
 
@@ -106,43 +106,6 @@ float maximum(const T* l, int64_t n) {
   }
   return extremes.most(l, n);
 }
-
-// The best values so far, best first. Ids arrive ascending, so an equal value stays behind.
-struct Top {
-  float* values;
-  int32_t* ids;
-  int32_t size, capacity;
-  float floor;  // a value must exceed it to enter
-
-  void clear() {
-    size = 0;
-    floor = -infinity;
-  }
-  void insert(float value, int32_t id) {
-    int32_t at = size < capacity ? size++ : capacity - 1;
-    for (; at > 0 && values[at - 1] < value; --at) {
-      values[at] = values[at - 1];
-      ids[at] = ids[at - 1];
-    }
-    values[at] = value;
-    ids[at] = id;
-    if (size == capacity) floor = values[capacity - 1];
-  }
-  template <class T>
-  void scan(const T* l, int64_t n, int64_t first_id) {
-    for (int64_t i = 0; i < n; i += 16) {
-      const F32x8 low = F32x8::load(l + i), high = F32x8::load(l + i + 8);
-      unsigned above = greater(max(low, high), F32x8::splat(floor));
-      if (!above) continue;
-      above = greater(low, F32x8::splat(floor)) | greater(high, F32x8::splat(floor)) << 8;
-      for (; above; above &= above - 1) {
-        const int lane = __builtin_ctz(above);
-        const float value = widen(l[i + lane]);
-        if (value > floor) insert(value, static_cast<int32_t>(first_id + i + lane));
-      }
-    }
-  }
-};
 
 // Gumbel-max over l / T. A logit l can only win with a random word below a limit that follows from
 // the best score, so logarithms are taken for the few words that reach it.
@@ -300,7 +263,7 @@ int64_t source_row(const VocabStatsParams& p, int64_t n) {
 template <class T>
 void sweep_parts(const VocabStatsParams& p, int64_t begin, int64_t end) {
   const auto* mask = p.num_suppress ? static_cast<const uint64_t*>(p.workspace) : nullptr;
-  const int64_t splits = vocab_stats_splits(p.vocab, chunk), kept = vocab_stats_kept(p.k);
+  const int64_t splits = vocab_chunks(p.vocab, chunk), kept = vocab_stats_kept(p.k);
   float best[vocab_stats_max_k];
   int32_t best_ids[vocab_stats_max_k];
   Row row;
@@ -347,7 +310,7 @@ void sweep_parts(const VocabStatsParams& p, int64_t begin, int64_t end) {
 
 // Chunks in ascending order, so sums have one order and ties go to the lower id.
 void finish_row(const VocabStatsParams& p, int64_t n) {
-  const int64_t splits = vocab_stats_splits(p.vocab, chunk), kept = vocab_stats_kept(p.k);
+  const int64_t splits = vocab_chunks(p.vocab, chunk), kept = vocab_stats_kept(p.k);
   float values[vocab_stats_max_k];
   int32_t ids[vocab_stats_max_k];
   Top top{values, ids, 0, static_cast<int32_t>(kept), -infinity};
@@ -411,7 +374,7 @@ void vocab_stats(const VocabStatsParams& p) {
       mask[p.suppress[i] / 64] |= uint64_t{1} << (p.suppress[i] % 64);
     }
   }
-  const int64_t splits = vocab_stats_splits(p.vocab, chunk);
+  const int64_t splits = vocab_chunks(p.vocab, chunk);
   const int64_t grain = p.vocab < 32768 ? 32768 / p.vocab + 1 : 4;
   parallel_for(p.count * splits, grain, [&](int64_t begin, int64_t end) {
     switch (p.dtype) {

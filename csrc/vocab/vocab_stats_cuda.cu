@@ -1,50 +1,17 @@
 // Two kernels. The first gives each chunk of a row to one block: every thread sums e^x and e^x x of
-// its logits against a base of its own and keeps its largest logit. The k-th best of these maxima
-// bounds the chunk's top-k from below and at most k threads hold anything above it, so only those
-// look again. The second kernel merges the chunks of a row. Which thread sums what, and in which
-// order, follows from V alone.
+// its logits against a base of its own and keeps its largest logit, from which the chunk's top-k
+// follows (top_cuda.cuh). The second kernel merges the chunks of a row. Which thread sums what, and
+// in which order, follows from V alone.
 #include "common/cuda.cuh"
 #include "common/philox.h"
+#include "vocab/top_cuda.cuh"
 #include "vocab/vocab_stats.h"
 
 namespace tokenburst {
 namespace {
 
-using Key = unsigned long long;  // of a logit or score: larger is better, 0 = none
-
-constexpr int threads = 256, warps = threads / 32;
-constexpr int width = 8;                       // logits of one vector
-constexpr int most_per_thread = 64;            // logits of one thread in the largest chunk
-constexpr int mask_words = 64 * threads / 32;  // bits for the ids of the largest chunk
 constexpr float log2e = 1.442695041f;
-constexpr float largest = 3.402823466e38f;
 constexpr float headroom = 16.0f;  // how far logits may rise above the base of the sums
-static_assert(vocab_stats_cuda_chunk(1 << 30) == most_per_thread * threads,
-              "sizes of shared memory");
-
-__device__ float minus_infinity() { return from_bits(0xff800000u); }
-
-// Equal floats give equal words, larger ones larger words; -0 counts as +0.
-__device__ unsigned ordered(float x) {
-  const unsigned bits = to_bits(x + 0.0f);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ float unordered(unsigned word) {
-  return from_bits(word & 0x80000000u ? word & 0x7fffffffu : ~word);
-}
-__device__ Key key_of(float value, int64_t id) {
-  return static_cast<Key>(ordered(value)) << 32 | (0xffffffffu - static_cast<unsigned>(id));
-}
-__device__ float value_of(Key key) { return unordered(static_cast<unsigned>(key >> 32)); }
-__device__ int64_t id_of(Key key) { return 0xffffffffu - static_cast<unsigned>(key); }
-
-// Highest key of the warp, in every lane.
-__device__ Key warp_best(Key key) {
-  const unsigned high = __reduce_max_sync(full_warp, static_cast<unsigned>(key >> 32));
-  const unsigned low = __reduce_max_sync(
-      full_warp, static_cast<unsigned>(key >> 32) == high ? static_cast<unsigned>(key) : 0u);
-  return static_cast<Key>(high) << 32 | low;
-}
 
 struct Part {  // as vocab_stats_cuda_part counts it; kept keys follow
   float base, sum, weighted;
@@ -67,76 +34,6 @@ __device__ const T* row_of(const VocabStatsParams& p, int64_t r) {
   return static_cast<const T*>(p.logits) + r / p.row_length * p.outer_stride +
          r % p.row_length * p.row_stride;
 }
-
-template <class T>
-struct Vector {
-  Pack<T> pack[width * sizeof(T) / 16];
-  __device__ float operator[](int i) const {
-    return widen(pack[i / Pack<T>::size].value[i % Pack<T>::size]);
-  }
-};
-
-// The logits of one chunk and who reads which: vector i of thread t starts at (i * threads + t) *
-// width.
-template <class T>
-struct Chunk {
-  const T* logits;
-  int64_t first_id;
-  int length;
-  bool aligned;              // to 16 bytes
-  const unsigned* suppress;  // one bit per id, nullptr if none is suppressed here
-
-  __device__ int offset(int i) const {
-    return (i * threads + static_cast<int>(threadIdx.x)) * width;
-  }
-  __device__ int vectors() const {  // per thread, the same for all threads
-    return (length + threads * width - 1) / (threads * width);
-  }
-  __device__ Vector<T> load(int i) const {
-    const int at = offset(i);
-    Vector<T> v;
-    if (aligned && at + width <= length) {
-#pragma unroll
-      for (int j = 0; j < width; j += Pack<T>::size) {
-        v.pack[j / Pack<T>::size] = Pack<T>::load(logits + at + j);
-      }
-    } else {
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        v.pack[j / Pack<T>::size].value[j % Pack<T>::size] =
-            at + j < length ? logits[at + j] : narrow<T>(minus_infinity());
-      }
-    }
-    return v;
-  }
-  // What the contract makes of a logit: -inf for NaN and suppressed ids, the largest float for
-  // +inf.
-  __device__ float clean(float logit, int at) const {
-    if (suppress && (suppress[at / 32] >> (at % 32) & 1u)) return minus_infinity();
-    return logit != logit ? minus_infinity() : fminf(logit, largest);
-  }
-  // f(offset, logits[width]) for the vectors of this thread, several loads in flight.
-  template <class F>
-  __device__ void for_each(F f) const {
-    constexpr int batch = 64 / (width * static_cast<int>(sizeof(T)));
-    const int count = vectors();
-    for (int i = 0; i < count; i += batch) {
-      Vector<T> v[batch];
-#pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        if (i + b < count) v[b] = load(i + b);
-      }
-#pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        if (i + b >= count) break;
-        float x[width];
-#pragma unroll
-        for (int j = 0; j < width; ++j) x[j] = v[b][j];
-        f(offset(i + b), x);
-      }
-    }
-  }
-};
 
 struct Sums {
   float base, sum, weighted;
@@ -234,12 +131,12 @@ __global__ void __launch_bounds__(threads, 2) chunk_kernel(VocabStatsParams p) {
   __shared__ unsigned mask[mask_words];
   __shared__ float warp_base[warps], warp_sums[warps][2];
   __shared__ int warp_nan[warps];
-  __shared__ Key warp_draw[warps], bound;
-  __shared__ int num_found;
-  TB_DYNAMIC_SHARED(Key, pool);  // best keys of each warp, then whatever passed the bound
+  __shared__ Key warp_draw[warps];
+  __shared__ Found found;
+  TB_DYNAMIC_SHARED(Key, pool);  // of best_of_chunk
 
-  const int64_t size = vocab_stats_cuda_chunk(p.vocab);
-  const int64_t splits = vocab_stats_splits(p.vocab, size);
+  const int64_t size = vocab_cuda_chunk(p.vocab);
+  const int64_t splits = vocab_chunks(p.vocab, size);
   const int64_t n = blockIdx.x / splits, split = blockIdx.x % splits, r = source_row(p, n);
   if (r < 0) return;  // the whole block
   const int kept = static_cast<int>(vocab_stats_kept(p.k));
@@ -252,10 +149,6 @@ __global__ void __launch_bounds__(threads, 2) chunk_kernel(VocabStatsParams p) {
       static_cast<int>(p.vocab - chunk.first_id < size ? p.vocab - chunk.first_id : size);
   chunk.aligned = reinterpret_cast<uintptr_t>(chunk.logits) % 16 == 0;
   chunk.suppress = nullptr;
-  if (thread == 0) {
-    bound = 1;
-    num_found = 0;
-  }
   if (p.num_suppress > 0) {
     for (int w = thread; w < mask_words; w += threads) mask[w] = 0;
     __syncthreads();
@@ -292,46 +185,10 @@ __global__ void __launch_bounds__(threads, 2) chunk_kernel(VocabStatsParams p) {
   drawn = warp_best(drawn);
   if (lane == 0) warp_draw[warp] = drawn;
 
-  // The best `rounds` of each warp's maxima, and among these the kept-th best.
   const Key mine =
       own.best == minus_infinity() ? 0 : key_of(own.best, chunk.first_id + own.best_at);
-  const int rounds = kept < 32 ? kept : 32;
-  Key left = mine;
-  for (int i = 0; i < rounds; ++i) {
-    const Key best = warp_best(left);
-    if (left == best) left = 0;
-    if (lane == 0) pool[warp * rounds + i] = best;
-  }
-  __syncthreads();
-  if (thread < warps * rounds && pool[thread] > 0) {
-    const Key key = pool[thread];
-    int rank = 0;
-    for (int i = 0; i < warps * rounds && rank < kept; ++i) rank += pool[i] > key;
-    if (rank == kept - 1) bound = key;
-  }
-  __syncthreads();
-  if (mine >= bound) {  // at most `kept` threads
-    const Key at_least = bound;
-    chunk.for_each([&](int at, float (&l)[width]) {
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        const float value = chunk.clean(l[j], at + j);
-        const Key key = value == minus_infinity() ? 0 : key_of(value, chunk.first_id + at + j);
-        if (key >= at_least) pool[atomicAdd(&num_found, 1)] = key;
-      }
-    });
-  }
-  __syncthreads();
   Part* part = part_of(p, blockIdx.x);
-  Key* keys = keys_of(part);
-  const int found = num_found;
-  for (int i = thread; i < found; i += threads) {  // keys are distinct, so their ranks are too
-    const Key key = pool[i];
-    int rank = 0;
-    for (int j = 0; j < found && rank < kept; ++j) rank += pool[j] > key;
-    if (rank < kept) keys[rank] = key;
-  }
-  for (int i = found + thread; i < kept; i += threads) keys[i] = 0;
+  best_of_chunk(chunk, mine, kept, pool, found, keys_of(part));
 
   if (thread == 0) {
     Part all{base, 0.0f, 0.0f, 0, 0};
@@ -345,9 +202,6 @@ __global__ void __launch_bounds__(threads, 2) chunk_kernel(VocabStatsParams p) {
   }
 }
 
-constexpr int merge_threads = 128;
-constexpr int max_staged = 1024;  // keys of one row that are merged in shared memory
-
 __device__ double warp_sum_double(double x) {
   for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(full_warp, x, offset);
   return x;
@@ -357,29 +211,14 @@ template <class T>
 __global__ void __launch_bounds__(merge_threads) merge_kernel(VocabStatsParams p) {
   __shared__ Key top[vocab_stats_max_k], staged[max_staged];
   const int64_t n = blockIdx.x, r = source_row(p, n);
-  const int64_t splits = vocab_stats_splits(p.vocab, vocab_stats_cuda_chunk(p.vocab));
+  const int64_t splits = vocab_chunks(p.vocab, vocab_cuda_chunk(p.vocab));
   const int64_t kept = vocab_stats_kept(p.k);
   const int thread = threadIdx.x;
 
   for (int i = thread; i < vocab_stats_max_k; i += merge_threads) top[i] = 0;
-  const int64_t num_keys = r < 0 ? 0 : splits * kept;
-  const bool in_shared = num_keys <= max_staged;
-  for (int64_t i = thread; in_shared && i < num_keys; i += merge_threads) {
-    staged[i] = keys_of(part_of(p, n * splits + i / kept))[i % kept];
-  }
-  __syncthreads();
-  for (int64_t i = thread; i < num_keys; i += merge_threads) {
-    const Key* own =
-        in_shared ? staged + i / kept * kept : keys_of(part_of(p, n * splits + i / kept));
-    const Key key = own[i % kept];
-    if (key == 0) continue;
-    int64_t rank = 0;
-    for (int64_t c = 0; c < splits && rank < kept; ++c) {  // each list is in order
-      const Key* list = in_shared ? staged + c * kept : keys_of(part_of(p, n * splits + c));
-      for (int64_t j = 0; j < kept && list[j] > key; ++j) ++rank;
-    }
-    if (rank < kept) top[rank] = key;
-  }
+  merge_lists(
+      r < 0 ? 0 : static_cast<int>(splits), static_cast<int>(kept),
+      [&](int64_t c) { return keys_of(part_of(p, n * splits + c)); }, staged, top);
   __syncthreads();
   for (int64_t i = thread; i < p.k; i += merge_threads) {
     p.ids[n * p.k + i] = top[i] ? id_of(top[i]) : -1;
@@ -433,11 +272,9 @@ __global__ void __launch_bounds__(merge_threads) merge_kernel(VocabStatsParams p
 
 template <class T>
 int run(const VocabStatsParams& p, void* stream) {
-  const int64_t size = vocab_stats_cuda_chunk(p.vocab), kept = vocab_stats_kept(p.k);
-  const int64_t blocks = p.count * vocab_stats_splits(p.vocab, size);
-  const int64_t most = kept * (size / threads);  // keys that can pass the bound
-  const int64_t lists = warps * (kept < 32 ? kept : 32);
-  const size_t pool = sizeof(Key) * static_cast<size_t>(most > lists ? most : lists);
+  const int64_t size = vocab_cuda_chunk(p.vocab), kept = vocab_stats_kept(p.k);
+  const int64_t blocks = p.count * vocab_chunks(p.vocab, size);
+  const size_t pool = best_of_chunk_shared(p.vocab, kept);
   const int error =
       launch(chunk_kernel<T>, dim3(static_cast<unsigned>(blocks)), dim3(threads), pool, stream, p);
   if (error != 0) return error;

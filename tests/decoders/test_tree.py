@@ -207,6 +207,6 @@ def test_logits_do_not_depend_on_what_is_scored_beside_them(dtype, threads, monk
             )
     finally:
         torch.set_num_threads(before)
-    after_prompt, at_root = seen[0::2], [logits[:1] for logits in seen[1::2]]
+    after_prompt, at_root = seen[0::2], [logits[:, 0] for logits in seen[1::2]]
     for first, second in zip(after_prompt, at_root, strict=True):
         assert torch.equal(first, after_prompt[0]) and torch.equal(second, at_root[0])

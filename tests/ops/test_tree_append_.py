@@ -41,6 +41,12 @@ def test_nothing_behind_the_first_end():
     assert args["text"][0].tolist() == [9, 9, 3, 4, 9, 9, 9, 9]
 
 
+def test_a_cache_grows_with_the_text():
+    kv_len = torch.tensor([1, 0, 7], dtype=torch.int32)
+    taken = ops.tree_append_(**batch(), eos=torch.tensor([4]), kv_len=kv_len)
+    assert taken.tolist() == [2, 2, 0] and kv_len.tolist() == [3, 2, 7]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -50,6 +56,8 @@ def test_nothing_behind_the_first_end():
         ({"length": torch.tensor([2, 3, 4])}, "length: expected int32, got int64"),
         ({"rng": torch.zeros(3, 6, dtype=torch.int64)[:, ::2]}, "rng: expected a contiguous ten"),
         ({"active": torch.zeros(3)}, "active: expected bool"),
+        ({"kv_len": torch.tensor([1, 2, 3])}, "kv_len: expected int32, got int64"),
+        ({"kv_len": torch.zeros(6, dtype=torch.int32)[::2]}, "kv_len: expected a contiguous ten"),
         ({"path": torch.zeros(3, 3, dtype=torch.int64)}, r"path: expected shape \[3, 4\]"),
         ({"length": torch.tensor([9, 0, 0], dtype=torch.int32)}, "length: expected 0 <= length <="),
         ({"n_accepted": torch.tensor([5, 0, 0])}, "n_accepted: expected 0 <= n_accepted <= 4"),

@@ -38,6 +38,14 @@ def call(tokens, argmax, parent, n_nodes, **kwargs):
             r"n_nodes: expected 0 <= n_nodes <= 3 in sequence 1, got 4",
         ),
         ({"n_nodes": torch.tensor([-1, 3])}, r"n_nodes: .*sequence 0, got -1"),
+        (
+            {"argmax": torch.zeros(2, 3, 0, dtype=torch.int64)},
+            "argmax: expected at least one token per node, got 0",
+        ),
+        (
+            {"argmax": torch.zeros(2, 4, 2, dtype=torch.int64)},
+            r"argmax: expected shape \[2, 3, \*\], got \[2, 4, 2\]",
+        ),
         ({"eos": torch.tensor([0.5])}, r"eos: expected int32 or int64, got float32"),
     ],
     ids=[
@@ -47,6 +55,8 @@ def call(tokens, argmax, parent, n_nodes, **kwargs):
         "root-has-parent",
         "count-too-large",
         "count-negative",
+        "no-ranks",
+        "shape-of-ranks",
         "eos-dtype",
     ],
 )

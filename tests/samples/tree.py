@@ -27,6 +27,7 @@ def verify(
     dtype=torch.int64,
     eos=None,
     strided=False,
+    ranked=0,
 ):
     """A small vocabulary makes long matches, ties and duplicate siblings common."""
 
@@ -42,6 +43,8 @@ def verify(
         if strided:
             tokens = tokens.repeat_interleave(2, dim=1)[:, ::2]
             argmax = argmax.t().contiguous().t()
+        if ranked:  # more tokens after the best one, which nobody may look at
+            argmax = torch.stack([argmax, *[argmax + 1] * (ranked - 1)], 2)
         kwargs = {} if eos is None else {"eos": torch.tensor(eos, device=device)}
         return tuple(t.to(device) for t in (tokens, argmax, parent, count)), kwargs
 
@@ -80,7 +83,9 @@ def merge(batch, nodes, *, shape="random", vocab=3, none=False, dtype=torch.int6
     return make
 
 
-def append(batch, nodes, *, width=30, vocab=5, eos=None, strided=False, index=torch.int32):
+def append(
+    batch, nodes, *, width=30, vocab=5, eos=None, strided=False, index=torch.int32, cache=False
+):
     """Texts of any length up to full, paths of any length, and sequences that are done."""
 
     def make(device):
@@ -104,6 +109,8 @@ def append(batch, nodes, *, width=30, vocab=5, eos=None, strided=False, index=to
         rng = torch.arange(3 * batch).view(batch, 3)
         first = (length, root, active, rng, end, tokens, path, count, following.to(index))
         kwargs = {} if eos is None else {"eos": torch.tensor(eos, device=device)}
+        if cache:
+            kwargs["kv_len"] = (length - 1).clamp(min=0).to(device)
         return (_keep_strides(text, device), *(t.to(device) for t in first)), kwargs
 
     return make
@@ -298,6 +305,7 @@ SAMPLES = {
         Sample("eos", append(17, 9, eos=[3, 99])),
         Sample("strided-int64", append(5, 6, strided=True, eos=[1], index=torch.int64)),
         Sample("long-path-70", append(6, 70, width=120, vocab=90, eos=[7])),
+        Sample("with-a-cache", append(11, 7, eos=[2], cache=True)),
     ],
     "tree_merge": [
         Sample("one-node", merge(2, 1)),
@@ -339,5 +347,7 @@ SAMPLES = {
         Sample("eos-stops", verify(4, 40, vocab=2, eos=[1, 7])),
         Sample("int32-strided", verify(3, 17, dtype=torch.int32, strided=True)),
         Sample("wide-128", verify(2, 128, vocab=2)),
+        Sample("three-ranks", verify(4, 30, vocab=2, ragged=True, ranked=3)),
+        Sample("one-rank-strided", verify(3, 9, strided=True, ranked=1)),
     ],
 }

@@ -64,6 +64,18 @@ def sample(id, *args, **kwargs):
     return Sample(id, stats(*args, **kwargs), fields=CLOSE)
 
 
+def top(shape, *, count=None, **kwargs):
+    """The logits of `stats`, and how many rows of each sequence are read."""
+
+    def make(device):
+        args, _ = stats(shape, **kwargs)(device)
+        return args, {} if count is None else {
+            "count": torch.tensor(count, dtype=torch.int32, device=device)
+        }
+
+    return make
+
+
 def filtered(shape, *, lists=False, guided=False, top_k=None, top_p=None, **kwargs):
     """Logits as above, with what `vocab_filter` does to them."""
 
@@ -162,6 +174,22 @@ SAMPLES = {
         sample("large-logits", (3, 1000), k=3, scale=3e37, temperature=[1e-30, 1e30, 1.0]),
         sample("far-from-zero", (3, 2000), k=3, scale=30.0, shift=-4000.0, temperature=[3.0]),
         sample("flat", (2, 3000), k=3, scale=0.0, temperature=[1.0]),
+    ],
+    "vocab_top": [
+        Sample("one-id", top((3, 1))),
+        Sample("no-rows", top((0, 7), k=2)),
+        Sample("empty-batch", top((0, 4, 7), k=2, count=[])),
+        Sample("k-is-v", top((4, 5), k=5, ties=True)),
+        Sample("special-small", top((6, 13), k=4, special=True)),
+        Sample("special-f16", top((5, 530), k=8, special=True, dtype=f16)),
+        Sample("ties-bf16", top((4, 1031), k=64, ties=True, dtype=bf16, scale=1.0)),
+        Sample("some-rows", top((3, 4, 519), k=8, count=[4, 0, 2], layout="slice", dtype=bf16)),
+        Sample("transposed", top((3, 2, 100), k=2, count=[1, 2, 0], layout="transposed")),
+        Sample("two-blocks", top((40, 4103), k=8, special=True)),
+        Sample("three-chunks", top((2, 3, 33001), k=8, special=True, count=[3, 1]), opcheck=False),
+        Sample("five-chunks-bf16", top((2, 65600), k=33, ties=True, dtype=bf16)),
+        Sample("large-logits", top((3, 1000), k=3, scale=3e38)),
+        Sample("flat", top((2, 3000), k=3, scale=0.0)),
     ],
     "vocab_filter": [
         filter_sample("one-id", (3, 1)),

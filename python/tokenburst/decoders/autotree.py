@@ -46,7 +46,11 @@ class TreeSizer:
         acceptance = self.acceptance(candidates)
         trees = [TreeTemplate.from_acceptance(acceptance, nodes) for nodes in SIZES]
         if bucket not in self._cost:
-            rounds = [[measure(tree) for tree in trees] for _ in range(REPEATS + 1)]
+            # To and fro, so that no tree always finds the caches as the largest one left them.
+            rounds = [
+                [measure(tree) for tree in trees[:: (-1) ** i]][:: (-1) ** i]
+                for i in range(REPEATS + 1)
+            ]
             columns = zip(*rounds[1:], strict=True)  # the first round warms up
             self._cost[bucket] = dict(zip(SIZES, map(median, columns), strict=True))
         cost = self._cost[bucket]

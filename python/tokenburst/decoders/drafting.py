@@ -121,7 +121,7 @@ class Observation(NamedTuple):
     tree: DeviceTree
     count: Tensor  # [B] int32: nodes that were scored; 0 in rows that are finished
     start: Tensor  # [B] int32: position of node 0 in the text; node i stands `depth` further
-    ids: Tensor  # [B, N, candidates] int64: the target's best tokens after each node
+    ids: Tensor  # [B, N, candidates] int64: the target's best tokens after each of those, -1 = none
     values: Tensor  # [B, N, candidates] float32: their logits as the model gave them
     path: Tensor  # [B, N] int32: accepted nodes from the root down, -1 after them
     n_accepted: Tensor  # [B] int32

@@ -47,11 +47,10 @@ def learn_prompt(target: Target, drafter: Drafter, text: TreeText, scored: Score
     tree = DeviceTree.from_template(TreeTemplate.chain(CHUNK - 1), batch, scored.hidden.device)
     for begin in range(0, width, CHUNK):
         part = scored.hidden[:, begin : begin + CHUNK]
-        stats = ops.vocab_stats(target.logits(part.reshape(-1, size)), k)
+        best = ops.vocab_top(target.logits(part.reshape(-1, size)), k)
         missing = CHUNK - part.shape[1]
         ids, values = (
-            torch.nn.functional.pad(x.view(batch, -1, k), (0, 0, 0, missing))
-            for x in (stats.ids, stats.values)
+            torch.nn.functional.pad(x.view(batch, -1, k), (0, 0, 0, missing)) for x in best
         )
         start, count = scored.known + begin, (scored.count - begin).clamp(0, CHUNK)
         place = (start[:, None] + column).clamp(max=text.tokens.shape[1] - 1).long()

@@ -34,6 +34,7 @@ class TreeRun:
         self.device = text.tokens.device
         self.log = StepLog()
         self.step = Captured(self._step, self.device)
+        self._all_active = False  # known now, which on a GPU it never is
 
     def decode(self, callback: Callback | None) -> TreeStats:
         """Runs until every row has ended; the text then has its rows in the caller's order."""
@@ -46,48 +47,50 @@ class TreeRun:
             learn_prompt(self.target, self.drafter, text, scored)
         del scored
         log.add("prefill", time.perf_counter() - start)
-        late = LateCopy(self.device)
+        late, on_cpu = LateCopy(self.device), self.device.type == "cpu"
         # Each step gives at least one token, so the bound ends the loop even if reading is late.
         for _ in range(text.most - 1):
             active = late(text.active)
-            if active is not None and not bool(active.all()):
-                still = active.tolist()
-                if not any(still):
-                    break
-                if 4 * still.count(False) >= len(still):
-                    self._leave(still)
-                    late.forget()
+            still = [True] if active is None else active.tolist()
+            done = still.count(False)
+            if done == len(still):
+                break
+            if done and 4 * done >= len(still):
+                self._leave(still)
+                late.forget()
+                done = 0
+            self._all_active = on_cpu and done == 0
             log.append(self.step())
             if callback is not None:
                 callback(*text.new_tokens())
         self._restore()
-        return log.stats(text, self.sizer, time.perf_counter() - start, self.drafter.most_nodes)
+        return log.stats(text, self.sizer, time.perf_counter() - start, self.drafter)
 
     def _first_token(self, hidden: Tensor) -> None:
         """The token after each prompt, drawn like every other: from a tree of the root alone."""
         text = self.text
         tree = root_alone(len(text.root), self.device)
         draft = Draft(text.root[:, None], tree).padded()
-        logits = self.target.logits(hidden).repeat_interleave(tree.nodes, 0)
+        logits = self.target.logits(hidden)[:, None].expand(-1, tree.nodes, -1)
         verdict = verify(logits, draft, tree.count, 0, text, "walk")
         text.append(draft.tokens, verdict.path, verdict.n_accepted, verdict.next_token)
 
     def _step(self) -> Tensor:
         """One forward: a tree below each root is drafted, scored, verified and committed.
 
-        Reads nothing back to the host. Returns the accepted paths [B, depth + 1].
+        Reads nothing back to the host. Returns the accepted paths [B, N].
         """
-        marks = [time.perf_counter()]
+        began = time.perf_counter()
         text, cache, drafter = self.text, self.target.cache, self.drafter
         draft = drafter.draft(text).padded()
         tree = draft.tree
-        count = tree.count * text.active  # where() costs twice as much
-        marks.append(time.perf_counter())
+        count = tree.count if self._all_active else tree.count * text.active
+        drafted = time.perf_counter()
 
         context = TokenContext(cache.kv_len, count, tree.ancestors)
         hidden = self.target.forward(draft.tokens, tree.depth, context)
-        logits = self.target.logits(hidden.view(-1, hidden.shape[2]))
-        marks.append(time.perf_counter())
+        logits = self.target.logits(hidden)
+        scored = time.perf_counter()
 
         verdict = verify(logits, draft, count, drafter.candidates, text, self.mode)
         path, n_accepted = verdict.path, verdict.n_accepted
@@ -104,13 +107,10 @@ class TreeRun:
             next_token=verdict.next_token,
         )
         drafter.observe(text, seen)
-        cache.kv_len += text.append(draft.tokens, path, n_accepted, verdict.next_token)
-        marks.append(time.perf_counter())
-        for name, begin, end in zip(("draft", "forward", "verify"), marks, marks[1:], strict=False):
-            self.log.add(name, end - begin)
+        text.append(draft.tokens, path, n_accepted, verdict.next_token, cache.kv_len)
         self.log.template = tree.template
-        deepest = drafter.most_depth if tree.template is None else tree.template.deepest
-        return path[:, : deepest + 1]
+        self.log.mark(began, drafted, scored, time.perf_counter())
+        return path
 
     def _leave(self, still: list[bool]) -> None:
         """Finished rows go behind those that still decode, which go on without them."""
@@ -147,7 +147,7 @@ class TreeRun:
         start = time.perf_counter()
         context = TokenContext(self.target.cache.kv_len, tree.count, tree.ancestors)
         hidden = self.target.forward(tokens, tree.depth, context)
-        self.target.logits(hidden.view(-1, hidden.shape[2]))
+        self.target.logits(hidden)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from tokenburst.decoders.autotree import TreeSizer
+from tokenburst.decoders.drafting import Drafter
 from tokenburst.decoders.templates import TreeTemplate
 from tokenburst.decoders.treetext import TreeText
+
+STAGES = "draft", "forward", "verify"
 
 
 @dataclass
@@ -32,30 +35,42 @@ class StepLog:
 
     def __init__(self) -> None:
         self.template: TreeTemplate | None = None  # of the trees, where they are all the same
-        self._seconds = dict.fromkeys(("prefill", "draft", "forward", "verify"), 0.0)
+        self._seconds = dict.fromkeys(("prefill", *STAGES), 0.0)
+        self._marks: list[tuple[float, ...]] = []
         self._paths: list[Tensor] = []
 
     def add(self, stage: str, seconds: float) -> None:
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
+    def mark(self, *marks: float) -> None:
+        """When one step began, and when each of STAGES was over."""
+        self._marks.append(marks)
+
     def append(self, path: Tensor) -> None:
-        """Accepted paths [B, depth + 1] of one step."""
+        """Accepted paths [B, N] of one step."""
         self._paths.append(path)
 
-    def stats(self, text: TreeText, sizer: TreeSizer, seconds: float, most_nodes: int) -> TreeStats:
+    def stats(
+        self, text: TreeText, sizer: TreeSizer, seconds: float, drafter: Drafter
+    ) -> TreeStats:
         """All of it; the sizer learns which candidates were right."""
+        for marks in self._marks:
+            for stage, begin, end in zip(STAGES, marks, marks[1:], strict=False):
+                self._seconds[stage] += end - begin
+        shape = self.template
         by_depth: list[float] = []
-        if self._paths and self._paths[0].shape[1] > 1:
-            path = torch.cat(self._paths).cpu()
+        deepest = drafter.most_depth if shape is None else shape.deepest
+        if self._paths and deepest > 0:
+            path = torch.cat(self._paths)[:, : deepest + 1].cpu()
             path = path[path[:, 0] >= 0]
             if len(path):
                 by_depth = (path[:, 1:] >= 0).float().mean(0).tolist()
-            if self.template is not None:
-                sizer.learn(self.template, path)
+            if shape is not None:
+                sizer.learn(shape, path)
         return TreeStats(
             forwards=1 + len(self._paths),
             new_tokens=(text.length - text.start).tolist(),
-            tree_nodes=most_nodes if self.template is None else self.template.nodes,
+            tree_nodes=drafter.most_nodes if shape is None else shape.nodes,
             accepted_by_depth=by_depth,
             seconds=seconds,
             seconds_by_stage=self._seconds,

@@ -13,22 +13,23 @@ class Target:
 
     def __init__(self, model: torch.nn.Module, cache: TreeCache) -> None:
         self.model, self.cache = model, cache
+        self._body, self._head = model.base_model, model.get_output_embeddings()
+        self._given = {**cache_argument(self._body, cache), "use_cache": True}
 
     def forward(self, tokens: Tensor, depth: Tensor, context: TokenContext) -> Tensor:
         """Hidden states [B, N, hidden] of tokens at positions kv_len + depth."""
         self.cache.place(tokens.shape[1])
-        positions = self.cache.kv_len[:, None].to(torch.int64) + depth
-        return self.model.base_model(
+        return self._body(
             input_ids=tokens.clamp(min=0),
-            position_ids=positions,
-            use_cache=True,
+            position_ids=self.cache.kv_len[:, None] + depth,
             token_context=context,
-            **cache_argument(self.model.base_model, self.cache),
+            **self._given,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[R, V] of hidden rows [R, hidden]."""
-        rows = hidden.shape[0]
+        """[.., V] of hidden rows [.., hidden]; [R, hidden] where they are no whole groups."""
+        rows = hidden.shape[:-1].numel()
         if rows != whole(rows):
             hidden = torch.cat([hidden, hidden[:1].expand(whole(rows) - rows, -1)])
-        return self.model.get_output_embeddings()(hidden)[:rows]
+            return self._head(hidden)[:rows]
+        return self._head(hidden)

@@ -68,12 +68,17 @@ class TreeText(DraftState):
         self._column = torch.arange(max(most, widest), device=device)
 
     def append(
-        self, drafted: Tensor, path: Tensor, n_accepted: Tensor, next_token: Tensor
-    ) -> Tensor:
+        self,
+        drafted: Tensor,
+        path: Tensor,
+        n_accepted: Tensor,
+        next_token: Tensor,
+        kv_len: Tensor | None = None,
+    ) -> None:
         """Append the path of a verified draft [B, N]; end rows at eos, a stop or their limit.
 
         `next_token` [B], the last token that is appended, becomes the root of rows that go on.
-        Returns how many tokens [B] each row took.
+        `kv_len` [B] grows by as many tokens as a row takes.
         """
         end = self.end
         if self._stop is not None or "seen" in self.filters:
@@ -84,10 +89,10 @@ class TreeText(DraftState):
             *(self.tokens, self.length, self.root, self.active, self.rng, end),
             *(drafted, path, n_accepted, next_token),
             eos=self.eos,
+            kv_len=kv_len,
         )
         if "seen" in self.filters:
             mark_seen_(self.filters["seen"], tokens, taken)
-        return taken
 
     def _decided(
         self, drafted: Tensor, path: Tensor, n_accepted: Tensor, next_token: Tensor

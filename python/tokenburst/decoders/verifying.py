@@ -46,24 +46,22 @@ def verify(
     """The path of a draft that stands, and the token after it.
 
     Args:
-        logits: [B * N, V] after each node.
+        logits: [B, N, V] after each node.
         draft: with tokens [B, N].
         count: [B] int32, nodes that count in each row.
         k: how many of the target's best tokens the drafter wants to see.
         text: what stands before the root, and how tokens are drawn.
         mode: of `tree_verify_sample`. Where nothing is drawn every lossless mode is the greedy one.
     """
-    batch, nodes = draft.tokens.shape
     greedy = text.greedy and "repetition_penalty" not in text.filters and mode in LOSSLESS
     if greedy or k > 0:
-        stats = ops.vocab_stats(logits, max(1, k))
-        ids, values = stats.ids.view(batch, nodes, -1), stats.values.view(batch, nodes, -1)
+        ids, values = ops.vocab_top(logits, max(1, k), count=count)
     else:
-        ids = draft.tokens.new_empty((batch, nodes, 0))
+        ids = draft.tokens.new_empty((*draft.tokens.shape, 0))
         values = ids.float()
     if greedy:
         accepted = ops.tree_verify_greedy(
-            draft.tokens, ids[:, :, 0], draft.tree.parents, count, eos=text.eos
+            draft.tokens, ids, draft.tree.parents, count, eos=text.eos
         )
         return Verdict(*accepted, ids, values)
 
@@ -72,7 +70,7 @@ def verify(
         draft.tokens,
         draft.tree.parents,
         count,
-        logits.view(batch, nodes, -1),
+        logits,
         mode,
         text.rng,
         temperature=text.temperature,

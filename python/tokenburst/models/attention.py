@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from tokenburst import ops
 
@@ -61,8 +61,10 @@ def _attention(
         out = token_context.plan.attend(module.layer_idx, query, key, value, count, scaling)
         return out.transpose(1, 2), None
     earlier = token_context.earlier
+    if earlier:
+        query = torch.nn.functional.pad(query, (0, 0, earlier, 0))
     out, _ = ops.attn_tree(
-        torch.nn.functional.pad(query, (0, 0, earlier, 0)) if earlier else query,
+        query,
         key,
         value,
         token_context.kv_len,
@@ -72,12 +74,14 @@ def _attention(
         window=sliding_window,
         scale=scaling,
     )
-    return out[:, :, earlier:].transpose(1, 2), None
+    if earlier:
+        out = out[:, :, earlier:]
+    return out.transpose(1, 2), None
 
 
+# What is visible is decided by TokenContext, so there is no entry in AttentionMaskInterface: then
+# the model builds no mask.
 AttentionInterface.register(NAME, _attention)
-# What is visible is decided by TokenContext, so the model has no mask to build.
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 LAYERS = {"full_attention", "sliding_attention"}

@@ -39,7 +39,8 @@ class _TreeLayer(CacheLayerMixin):
     def _view(self, memory: list[Tensor], batch: int) -> None:
         _, heads, length, dim = self._shape
         self._shape = batch, heads, length, dim
-        self._rows = [m.view(batch * length, heads * dim) for m in memory]
+        self._width = heads * dim
+        self._rows = [m.view(batch * length, self._width) for m in memory]
         self.keys, self.values = (
             r.view(batch, length, heads, dim).transpose(1, 2) for r in self._rows
         )
@@ -63,8 +64,9 @@ class _TreeLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        for rows, states in zip(self._rows, (key_states, value_states), strict=True):
-            rows.index_copy_(0, self._owner.rows, states.transpose(1, 2).reshape(-1, rows.shape[1]))
+        (keys, values), at, width = self._rows, self._owner.rows, self._width
+        keys.index_copy_(0, at, key_states.transpose(1, 2).reshape(-1, width))
+        values.index_copy_(0, at, value_states.transpose(1, 2).reshape(-1, width))
         return self.keys, self.values
 
     def keep(self, sequences: Tensor) -> None:
@@ -112,11 +114,18 @@ class TreeCache(Cache):
         self.kv_len = torch.zeros(batch, dtype=torch.int32, device=device)
         self.rows = torch.zeros(0, dtype=torch.int64, device=device)
         self._first_row = torch.arange(batch, device=device)[:, None] * length
+        self._offset = torch.arange(length, device=device)
         self._all = self.kv_len, self._first_row
         shape = (batch, heads, length, dim)
         super().__init__(layers=[_TreeLayer(self, shape) for _ in range(config.num_hidden_layers)])
         self.keys = [layer.keys for layer in self.layers]
         self.values = [layer.values for layer in self.layers]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kw: object
+    ) -> tuple[Tensor, Tensor]:
+        """What a layer's attention calls: its new rows in, all of its rows out."""
+        return self.layers[layer_idx].update(key_states, value_states)
 
     def arrange(self, order: list[int], batch: int) -> None:
         """Sequence i is from now on what order[i] was; only the first `batch` are seen.
@@ -146,9 +155,8 @@ class TreeCache(Cache):
 
         `earlier` uncommitted rows of forwards before it are kept.
         """
-        offset = torch.arange(earlier, earlier + n_tokens, device=self.device)
-        rows = (self.kv_len[:, None] + offset).clamp_(max=self.length - 1)
-        self.rows = (self._first_row + rows).view(-1)
+        rows = self.kv_len[:, None] + self._offset[earlier : earlier + n_tokens]
+        self.rows = rows.clamp_(max=self.length - 1).add_(self._first_row).view(-1)
 
 
 class RowCache(TreeCache):

@@ -19,12 +19,14 @@ from tokenburst.ops.tree import (
 )
 from tokenburst.ops.unmask import Remasked, Unmasked, unmask_remask_, unmask_select_
 from tokenburst.ops.vocab import (
+    TopTokens,
     VocabDraws,
     VocabFiltered,
     VocabStats,
     vocab_filter,
     vocab_sample,
     vocab_stats,
+    vocab_top,
 )
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "NgramMatch",
     "Remasked",
     "SampledPath",
+    "TopTokens",
     "Unmasked",
     "VocabDraws",
     "VocabFiltered",
@@ -61,4 +64,5 @@ __all__ = [
     "vocab_filter",
     "vocab_sample",
     "vocab_stats",
+    "vocab_top",
 ]

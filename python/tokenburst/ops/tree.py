@@ -100,7 +100,8 @@ def tree_verify_greedy(
 
     Args:
         tokens: [B, N] int32 or int64, drafted token of each node; -1 is never accepted.
-        argmax: [B, N] int32 or int64, the target's most likely token after each node; -1 = none.
+        argmax: [B, N] int32 or int64, the target's most likely token after each node; -1 = none. Or
+            [B, N, K], of which the first counts, as `vocab_top` gives them.
         parent: [B, N] int32 or int64, topological: -1 at node 0, otherwise 0 <= parent[i] < i.
         n_nodes: [B] int32 or int64, nodes of each tree; 0 leaves the sequence out.
         eos: [E] int32 or int64, end-of-sequence ids.
@@ -245,12 +246,14 @@ def tree_append_(
     next_token: Tensor,
     *,
     eos: Tensor | None = None,
+    kv_len: Tensor | None = None,
 ) -> Tensor:
     """Appends what a step decided to the text of each sequence, in place, and ends sequences.
 
     A step decides n_accepted[b] tokens: those drafted below the root on the path, then next_token.
     As many are written from length[b] on as fit before end[b] (and into the text), none after the
-    first that is in `eos`; `length` and the last column of `rng`, a position, grow by their number.
+    first that is in `eos`; `length`, the last column of `rng`, a position, and `kv_len` grow by
+    their number.
     A sequence whose text has ended or is full is no longer active; the others go on from
     next_token. Equivalent to `tokenburst.ref.tree.tree_append_`.
 
@@ -266,6 +269,7 @@ def tree_append_(
         n_accepted: [B] int32 or int64, 0 leaves the text as it is.
         next_token: [B] int32 or int64.
         eos: [E] int32 or int64, ids that end a text.
+        kv_len: [B] int32, contiguous, rows committed to a KV cache; changed.
 
     Returns:
         [B] int32, how many tokens were appended.
@@ -279,7 +283,9 @@ def tree_append_(
         2211.17192, algorithm 1 (the prefix grows by the accepted guesses and one token).
     """
     return _tree_append_(
-        *(text, length, root, active, rng, end, tokens, path, n_accepted, next_token), eos=eos
+        *(text, length, root, active, rng, end, tokens, path, n_accepted, next_token),
+        eos=eos,
+        kv_len=kv_len,
     )
 
 
@@ -364,7 +370,7 @@ def _(tokens, parent):
 
 
 @torch.library.register_fake("tokenburst::tree_append_")
-def _(text, length, *args, eos=None):
+def _(text, length, *args, eos=None, kv_len=None):
     return length.new_empty(length.shape)
 
 

@@ -68,6 +68,42 @@ def vocab_stats(
     )
 
 
+class TopTokens(NamedTuple):
+    """The best ids of rows of logits, on the device of the logits; of a row that is not read none.
+
+    The shape is that of the logits, with k in place of V.
+    """
+
+    ids: Tensor  # [.., k] int64: best first, equal logits by ascending id; -1 past the last one
+    values: Tensor  # [.., k] float32: their logits; -inf past the last one
+
+
+def vocab_top(logits: Tensor, k: int = 1, *, count: Tensor | None = None) -> TopTokens:
+    """The k best ids of each row and their logits, and nothing else.
+
+    `ids` and `values` are those of `vocab_stats`: NaN counts as -inf and is never among them, +inf
+    as the largest finite float. Equivalent to `tokenburst.ref.vocab.vocab_top`.
+
+    Args:
+        logits: [R, V], or [B, L, V]; float32, float16 or bfloat16, any strides with a contiguous
+            last dimension.
+        k: how many, 1 <= k <= min(V, 64).
+        count: [B] int32 or int64, with logits [B, L, V]: only the first count[b] rows of b are
+            read. Default: all.
+
+    Returns:
+        `TopTokens` with ids and values [R, k] or [B, L, k].
+
+    Raises:
+        RuntimeError: wrong dtype, shape or device, k out of range, a count for logits [R, V]; on
+            the CPU also counts outside 0 .. L. On a GPU a count above L is L, below 0 is 0.
+
+    Source: Luo et al., Turning Trash into Treasure (Token Recycling), arXiv 2408.08696, section 3.2
+        (the candidates that a step recycles); the first of them is the greedy token.
+    """
+    return TopTokens(*_vocab_top(logits, k, count=count))
+
+
 class VocabDraws(NamedTuple):
     """Drafted tokens of N rows of logits, on the device of the logits."""
 
@@ -139,6 +175,13 @@ def vocab_sample(
 
 _vocab_sample = torch.ops.tokenburst.vocab_sample.default
 _vocab_stats = torch.ops.tokenburst.vocab_stats.default
+_vocab_top = torch.ops.tokenburst.vocab_top.default
+
+
+@torch.library.register_fake("tokenburst::vocab_top")
+def _(logits, k=1, *, count=None):
+    shape = (*logits.shape[:-1], k)
+    return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.register_fake("tokenburst::vocab_stats")

@@ -59,6 +59,7 @@ def tree_append_(
     next_token: Tensor,
     *,
     eos: Tensor | None = None,
+    kv_len: Tensor | None = None,
 ) -> Tensor:
     """One token at a time; see `tokenburst.ops.tree_append_`."""
     stop = set() if eos is None else set(eos.tolist())
@@ -72,6 +73,8 @@ def tree_append_(
             text[b, int(length[b])] = token
             length[b] += 1
             rng[b, 2] += 1
+            if kv_len is not None:
+                kv_len[b] += 1
             taken[b] += 1
             ended = token in stop
             if ended:
@@ -136,6 +139,7 @@ def tree_verify_greedy(
     n_accepted = torch.zeros(batch, dtype=torch.int32)
     next_token = torch.full((batch,), -1, dtype=torch.int64)
     stop = set() if eos is None else set(eos.tolist())
+    argmax = argmax if argmax.dim() == 2 else argmax[:, :, 0]
     for b in range(batch):
         token, target, up = tokens[b].tolist(), argmax[b].tolist(), parent[b].tolist()
         paths: list[list[int]] = []  # of each node, empty where it does not match

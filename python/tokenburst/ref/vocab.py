@@ -167,6 +167,18 @@ def vocab_filter(
     return token.to(logits.device), *result.to(logits.device), *counts.to(logits.device)
 
 
+def vocab_top(logits: Tensor, k: int = 1, *, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A stable sort, so that equal values stand by id; see `tokenburst.ops.vocab_top`."""
+    x = logits.float()
+    x = torch.where(x.isnan(), -torch.inf, x).clamp_max(_LARGEST)
+    if count is not None:
+        row = torch.arange(x.shape[1], device=x.device)
+        x = torch.where((row < count[:, None])[:, :, None], x, -torch.inf)
+    values, order = x.sort(dim=-1, descending=True, stable=True)
+    values = values[..., :k].contiguous()
+    return torch.where(values == -torch.inf, -1, order[..., :k]), values
+
+
 def vocab_sample(
     logits: Tensor,
     k: int,
