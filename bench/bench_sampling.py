@@ -10,6 +10,7 @@ from tokenburst import ops
 from tokenburst.ref import verify as ref
 
 V = 128256
+OTHERS = 32000, 152064  # vocabularies of other models
 FILTERS = {"top_k": 50, "top_p": 0.9}
 
 
@@ -35,8 +36,8 @@ def multinomial_eager(logits, k):
     return ids, q.gather(1, ids).log()
 
 
-def draft_case(rows, k, dtype, device):
-    logits = logits_of(rows, V, device=device).to(dtype)
+def draft_case(rows, k, dtype, device, vocab=V):
+    logits = logits_of(rows, vocab, device=device).to(dtype)
     t, rng = torch.ones(rows, device=device), torch.arange(rows, device=device)
     rng = rng[:, None].repeat(1, 4)
 
@@ -47,7 +48,7 @@ def draft_case(rows, k, dtype, device):
 
     return Case(
         "vocab_sample",
-        f"[{rows},{V}] k={k} {short(dtype)}",
+        f"[{rows},{vocab}] k={k} {short(dtype)}",
         lambda: ops.vocab_sample(logits, k, t, rng),
         {
             "log_softmax + noise + topk": lambda: sample_eager(logits, k),
@@ -63,10 +64,10 @@ def row_of(logits, filters, node):
     return filtered(logits[node], filters)
 
 
-def verify_case(mode, device, filters=None, batch=1, nodes=17, dtype=torch.float32):
+def verify_case(mode, device, filters=None, batch=1, nodes=17, dtype=torch.float32, vocab=V):
     """The target rejects most of what is drafted, so that residuals are formed."""
     filters = filters or {}
-    logits, draft = (logits_of(batch, nodes + i, V, device=device)[:, :nodes] for i in range(2))
+    logits, draft = (logits_of(batch, nodes + i, vocab, device=device)[:, :nodes] for i in range(2))
     logits, draft = logits.to(dtype), draft.to(dtype)
     chain = mode == "block"
     parent = [-1] + [i - 1 if chain else (i - 1) // 4 for i in range(1, nodes)]
@@ -115,9 +116,9 @@ def verify_case(mode, device, filters=None, batch=1, nodes=17, dtype=torch.float
         position.zero_()
         assert all(torch.equal(a, b) for a, b in zip(got, reference(), strict=True))
 
-    name = " ".join([mode, f"B={batch} N={nodes} V={V} {short(dtype)}", *filters])
+    name = " ".join([mode, f"B={batch} N={nodes} V={vocab} {short(dtype)}", *filters])
     rows = 1 if mode == "walk" else nodes * 2 - 1 if chain else 2  # at the least, the root's
-    moved = batch * rows * V * logits.element_size()
+    moved = batch * rows * vocab * logits.element_size()
     baselines = {
         "eager, multinomial": lambda: eager(by_multinomial),
         "eager, inverse sum": lambda: eager(by_inverse),
@@ -130,6 +131,8 @@ def cases(device):
     for dtype in (torch.float32, torch.bfloat16):
         yield draft_case(16, 8, dtype, device)
     yield draft_case(1, 8, torch.float32, device)
+    for vocab in OTHERS:
+        yield draft_case(16, 8, torch.bfloat16, device, vocab)
     for mode in MODES:
         yield verify_case(mode, device)
     for mode in MODES:
@@ -138,6 +141,11 @@ def cases(device):
 
 
 def more(device):
+    for vocab in (V, *OTHERS):
+        yield draft_case(64, 8, torch.bfloat16, device, vocab)
+    for vocab in OTHERS:
+        for mode in ("walk", "rrs", "block"):
+            yield verify_case(mode, device, vocab=vocab)
     for mode in MODES:
         yield verify_case(mode, device, batch=8)
         yield verify_case(mode, device, FILTERS, batch=8)
