@@ -372,6 +372,9 @@ inline F64x8 round(F64x8 a) {  // half to even
 inline F32x8 narrow(F64x8 a) {
   return {_mm256_set_m128(_mm256_cvtpd_ps(a.high), _mm256_cvtpd_ps(a.low))};
 }
+inline F64x8 widen8(const float* e) {
+  return {_mm256_cvtps_pd(_mm_loadu_ps(e)), _mm256_cvtps_pd(_mm_loadu_ps(e + 4))};
+}
 inline F64x8 whole_weight8(const float* e) {  // e 2^40, of what WeightSum has rounded
   const __m256d unit = _mm256_set1_pd(0x1p40);
   return {_mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(e)), unit),
@@ -552,6 +555,9 @@ inline F64x8 round(F64x8 a) {
 }
 inline F32x8 narrow(F64x8 a) {
   return lanewise([&](int i) { return static_cast<float>(a.v[i]); });
+}
+inline F64x8 widen8(const float* e) {
+  return lanewise64([&](int i) { return static_cast<double>(e[i]); });
 }
 inline F64x8 whole_weight8(const float* e) {
   return lanewise64([&](int i) { return static_cast<double>(e[i]) * 0x1p40; });
